@@ -1,0 +1,247 @@
+"""An index as one directory: manifest, vectors, passages. Written whole or not at all."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from service.adapters.encoder import EncoderConfig, SentenceEncoder
+from service.adapters.faiss_index import Device, FaissIndex, write_vectors
+from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, write_passages
+from service.core.chunking import Chunker, passage_id
+from service.errors import ConfigError, CorpusError
+from service.types import Passage
+
+FORMAT = 1
+MANIFEST, VECTORS, PASSAGES = "manifest.json", "vectors.faiss", "passages.arrow"
+_ROW_FIELDS = frozenset({"id", "title", "text", "metadata"})
+
+
+class Manifest(BaseModel):
+    """What an index is made of. `version` is a digest of the passages, the vectors and the encoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    version: str
+    created_at: datetime
+    encoder: EncoderConfig
+    query_encoder_revision: str
+    passage_encoder_revision: str
+    dim: int
+    max_words: int
+    num_documents: int
+    num_passages: int
+
+
+@dataclass(slots=True)
+class Corpus:
+    """The passages of a corpus file and what was found on the way."""
+
+    passages: list[Passage] = field(default_factory=list)
+    types: MetadataTypes = field(default_factory=MetadataTypes)
+    num_documents: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_corpus(path: Path, *, max_words: int, skip_bad: bool) -> Corpus:
+    """Read `{id, title?, text, metadata?}` rows and cut them into passages.
+
+    Raises:
+        CorpusError: `file:line: what` for the first bad row, unless `skip_bad` collects them in `skipped`;
+            or there is no usable row at all.
+    """
+    corpus, chunker = Corpus(), Chunker(max_words)
+    lines_of: dict[str, int] = {}
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    _read_row(corpus, chunker, lines_of, f"{path}:{number}", number, line, skip_bad)
+    except OSError as exc:
+        raise CorpusError(f"{path}: {exc.strerror}") from exc
+    if not corpus.passages:
+        raise CorpusError(f"{path}: no usable row in this file")
+    return corpus
+
+
+def _read_row(
+    corpus: Corpus, chunker: Chunker, lines_of: dict[str, int], where: str, number: int, line: bytes, skip_bad: bool
+) -> None:
+    try:
+        document = parse_row(line)
+        if first := lines_of.get(document.id):
+            raise CorpusError(f"id {document.id!r} was already used in line {first}")
+        corpus.types.check(document.metadata)
+    except CorpusError as exc:
+        if not skip_bad:
+            raise CorpusError(f"{where}: {exc.message}") from exc
+        corpus.skipped.append(f"{where}: {exc.message}")
+        return
+    lines_of[document.id] = number
+    corpus.num_documents += 1
+    corpus.passages.extend(split(document, chunker))
+
+
+def parse_row(line: bytes) -> Passage:
+    """One corpus row, still a whole document.
+
+    Raises:
+        CorpusError: says what is wrong with it.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as exc:
+        raise CorpusError(f"not JSON: {exc}") from exc
+    if not isinstance(row, dict):
+        raise CorpusError(f"a row is an object, not {type(row).__name__}")
+    if unknown := sorted(row.keys() - _ROW_FIELDS):
+        raise CorpusError(f"unknown field {unknown[0]!r}; put your own fields into `metadata`")
+    for name in ("id", "text"):
+        if not isinstance(row.get(name), str) or not row[name].strip():
+            raise CorpusError(f"`{name}` must be a text that is not empty", field=name)
+    title, metadata = row.get("title") or "", row.get("metadata") or {}
+    if not isinstance(title, str):
+        raise CorpusError("`title` must be a text", field="title")
+    _check_metadata(metadata)
+    return Passage(row["id"], row["text"], title, metadata)
+
+
+def _check_metadata(metadata: Any) -> None:
+    if not isinstance(metadata, dict):
+        raise CorpusError("`metadata` must be an object", field="metadata")
+    for name, value in metadata.items():
+        if not is_metadata_value(value):
+            raise CorpusError(f"metadata.{name} must be a text, a number, true, false or null")
+
+
+def split(document: Passage, chunker: Chunker) -> Iterator[Passage]:
+    chunks = chunker.chunks(document.text)
+    for number, chunk in enumerate(chunks):
+        id_ = passage_id(document.id, number, len(chunks))
+        yield Passage(id_, chunk, document.title, document.metadata)
+
+
+def build_index(
+    corpus: Corpus, out: Path, encoder: EncoderConfig, *, max_words: int,
+    progress: Callable[[Sequence[Passage]], Iterator[Sequence[Passage]]] | None = None, batch_size: int = 64,
+) -> Manifest:  # fmt: skip
+    """Encode and write everything beside `out`, then put it in place of what was there.
+
+    `progress` wraps the batches that are encoded. A build that dies leaves the old index as it was.
+
+    Raises:
+        ConfigError: the encoder can't be had. RetrievalError: it failed.
+    """
+    passage_encoder = SentenceEncoder(encoder, "passage")
+    query_revision = SentenceEncoder(encoder, "query").revision if encoder.passage_model else passage_encoder.revision
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(out) as directory:
+        write_passages(directory / PASSAGES, corpus.passages, corpus.types)
+        vectors = _encode(corpus.passages, passage_encoder, batch_size, progress)
+        write_vectors(directory / VECTORS, vectors, encoder.metric)
+        manifest = Manifest(
+            format=FORMAT,
+            version=_version(directory, query_revision),
+            created_at=datetime.now(UTC),
+            encoder=encoder,
+            query_encoder_revision=query_revision,
+            passage_encoder_revision=passage_encoder.revision,
+            dim=vectors.shape[1],
+            max_words=max_words,
+            num_documents=corpus.num_documents,
+            num_passages=len(corpus.passages),
+        )
+        (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _encode(
+    passages: Sequence[Passage], encoder: SentenceEncoder, batch_size: int,
+    progress: Callable[[Sequence[Passage]], Iterator[Sequence[Passage]]] | None,
+) -> NDArray[np.float32]:  # fmt: skip
+    """(num_passages, dim) float32; the text encoded is the title, a full stop and the passage."""
+    batches: Any = (passages[start : start + batch_size] for start in range(0, len(passages), batch_size))
+    done = [encoder.encode([embedded_text(p) for p in batch]) for batch in (progress(batches) if progress else batches)]
+    return np.concatenate(done)
+
+
+def embedded_text(passage: Passage) -> str:
+    """What is encoded of a passage: its title too, since a chunk of a document rarely repeats it."""
+    return f"{passage.title}. {passage.text}" if passage.title else passage.text
+
+
+def _version(directory: Path, query_revision: str) -> str:
+    digest = hashlib.sha256(query_revision.encode())
+    for name in (PASSAGES, VECTORS):
+        with (directory / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A fresh directory beside `out` that takes its place at the end, and vanishes on any error."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
+    old = fresh.with_name(fresh.name.replace(".building-", ".old-"))
+    try:
+        yield fresh
+        fresh.chmod(0o755)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    finally:
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Raises ConfigError where there is no index, or one of another format."""
+    path = directory / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise ConfigError(f"{path}: format {document['format']}, this service reads {FORMAT}: build it again")
+        return Manifest.model_validate(document)
+    except OSError as exc:
+        raise ConfigError(f"{directory} holds no index (no {MANIFEST}): {exc.strerror}") from exc
+    except (ValueError, KeyError, TypeError, ValidationError) as exc:
+        raise ConfigError(f"{path} can't be read: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIndex:
+    """A built index, ready to search, with the encoder its questions need."""
+
+    manifest: Manifest
+    index: FaissIndex
+    encoder: SentenceEncoder
+
+
+def open_index(directory: Path, *, device: Device, encoder_device: str | None) -> OpenIndex:
+    """Open an index and load its query encoder.
+
+    Raises:
+        ConfigError: it is not an index, its files don't fit together, or the encoder is not the one that it
+            was built with.
+    """
+    manifest = read_manifest(directory)
+    encoder = SentenceEncoder(manifest.encoder, "query", encoder_device)
+    if encoder.revision != manifest.query_encoder_revision:
+        raise ConfigError(
+            f"{directory} was built for the encoder {manifest.encoder.model} at {manifest.query_encoder_revision}, "
+            f"but here it is at {encoder.revision}: build the index again"
+        )
+    passages = PassageStore(directory / PASSAGES)
+    index = FaissIndex(directory / VECTORS, passages, version=manifest.version, device=device)
+    return OpenIndex(manifest, index, encoder)

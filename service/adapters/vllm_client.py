@@ -1,0 +1,185 @@
+"""The wire to vLLM: token ids out, log-probabilities and text back, every failure translated here."""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from httpx_sse import SSEError, aconnect_sse
+
+from service.adapters.tokenizer import Labels
+from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError
+from service.ports import Piece
+from service.settings import VllmSettings
+from service.types import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What vLLM says it serves; `max_model_len` counts prompt and answer tokens together."""
+
+    id: str
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLogprobs:
+    """Log-probabilities of both labels as the next token, over the whole vocabulary."""
+
+    true: float
+    false: float
+
+
+@asynccontextmanager
+async def open_http(settings: VllmSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """The connection pool to vLLM. Deadlines are set per request, so there is no read timeout here."""
+    headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
+    limits = httpx.Limits(
+        max_connections=settings.max_connections + 2,  # two for the monitor, whatever the load
+        max_keepalive_connections=settings.max_connections,
+        keepalive_expiry=settings.keepalive_s,
+    )
+    async with httpx.AsyncClient(
+        base_url=str(settings.url),
+        headers=headers,
+        timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
+        transport=httpx.AsyncHTTPTransport(limits=limits, retries=1),
+    ) as http:
+        yield http
+
+
+class VllmClient:
+    """One vLLM server. `timeout_s` is the time that a call may take from now."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def served_model(self, *, timeout_s: float) -> ServedModel:
+        body = await self._call("GET", "/v1/models", None, timeout_s)
+        with _well_formed("/v1/models"):
+            return ServedModel(str(body["data"][0]["id"]), int(body["data"][0]["max_model_len"]))
+
+    async def tokenize(self, model: str, text: str, *, timeout_s: float) -> list[int]:
+        """The ids that vLLM's tokenizer gives `text`, special tokens such as BOS added."""
+        request = {"model": model, "prompt": text, "add_special_tokens": True}
+        body = await self._call("POST", "/tokenize", request, timeout_s)
+        with _well_formed("/tokenize"):
+            return [int(token) for token in body["tokens"]]
+
+    async def label_logprobs(
+        self, model: str, prompts: Sequence[Sequence[int]], labels: Labels, *, timeout_s: float
+    ) -> tuple[list[LabelLogprobs], int]:
+        """Both labels' log-probabilities after each prompt, in order, and the number of prompt tokens.
+
+        One call for all prompts. `logprob_token_ids` returns exactly the labels however improbable they are.
+        """
+        request = {
+            "model": model,
+            "prompt": [list(prompt) for prompt in prompts],
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 0,
+            "logprob_token_ids": [labels.true, labels.false],
+            "return_tokens_as_token_ids": True,
+        }
+        body = await self._call("POST", "/v1/completions", request, timeout_s)
+        with _well_formed("/v1/completions"):
+            choices = sorted(body["choices"], key=lambda choice: int(choice["index"]))
+            found = [_label_logprobs(choice, labels) for choice in choices]
+            num_tokens = int(body["usage"]["prompt_tokens"])
+        if len(found) != len(prompts):
+            raise EngineError(f"vLLM answered {len(found)} of {len(prompts)} prompts")
+        return found, num_tokens
+
+    async def stream_completion(
+        self, model: str, prompt: Sequence[int], *, max_tokens: int, stop: Sequence[str], timeout_s: float
+    ) -> AsyncIterator[Piece]:
+        """The completion at temperature 0, piece by piece; closing the iterator aborts it on the server."""
+        request = {
+            "model": model,
+            "prompt": list(prompt),
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stop": list(stop),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        with _translated():
+            timeout = httpx.Timeout(timeout_s)
+            async with aconnect_sse(self._http, "POST", "/v1/completions", json=request, timeout=timeout) as source:
+                await _raise_for_status(source.response)
+                async for event in source.aiter_sse():
+                    if event.data == "[DONE]":
+                        return
+                    yield _piece(event.data)
+        raise EngineError("vLLM ended the answer before it was complete")
+
+    async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
+        with _translated():
+            response = await self._http.request(method, path, json=body, timeout=httpx.Timeout(timeout_s))
+            await _raise_for_status(response)
+        with _well_formed(path):
+            return response.json()
+
+
+def _label_logprobs(choice: Any, labels: Labels) -> LabelLogprobs:
+    """Raises EngineError where a label is absent: a missing probability is not a probability of 0."""
+    found = choice["logprobs"]["top_logprobs"][0]
+    try:
+        return LabelLogprobs(float(found[f"token_id:{labels.true}"]), float(found[f"token_id:{labels.false}"]))
+    except KeyError as exc:
+        raise EngineError("vLLM left out a label's log-probability; it must know `logprob_token_ids`") from exc
+
+
+def _piece(data: str) -> Piece:
+    with _well_formed("the answer's stream"):
+        chunk = json.loads(data)
+        if "error" in chunk:
+            raise EngineError(f"vLLM failed while answering: {_message(chunk)}")
+        usage = chunk.get("usage")
+        return Piece(
+            text="".join(choice["text"] for choice in chunk["choices"]),
+            usage=Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None,
+        )
+
+
+async def _raise_for_status(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    await response.aread()
+    try:
+        reason = _message(response.json())
+    except ValueError:
+        reason = response.text
+    message = f"vLLM answered {response.status_code}: {reason[:300]}"
+    if response.status_code in (429, 503):
+        raise EngineOverloadedError(message)
+    raise EngineRefusedError(message) if response.status_code < 500 else EngineError(message)
+
+
+def _message(body: Any) -> str:
+    error = body.get("error", body) if isinstance(body, dict) else body
+    return str(error.get("message", error) if isinstance(error, dict) else error)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """httpx's errors become the service's: out of time, or no usable answer."""
+    try:
+        yield
+    except httpx.ConnectTimeout as exc:
+        raise EngineError("vLLM can't be reached: no connection in time") from exc
+    except (httpx.TimeoutException, TimeoutError) as exc:
+        raise DeadlineError("vLLM did not answer in the time this request has") from exc
+    except (httpx.TransportError, SSEError) as exc:
+        raise EngineError(f"vLLM can't be reached: {type(exc).__name__} {exc}".rstrip()) from exc
+
+
+@contextmanager
+def _well_formed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        raise EngineError(f"vLLM sent something else than {what} should be: {exc!r}") from exc

@@ -1,0 +1,80 @@
+"""Every error as the one JSON body, and the OpenAPI rows for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from asgi_correlation_id import correlation_id
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from service.api.schemas import ErrorBody, ErrorDetail
+from service.errors import MethodNotAllowedError, NotFoundError, RankRAGError, RequestError
+from service.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+
+def error_body(exc: RankRAGError) -> ErrorBody:
+    detail = ErrorDetail(type=type(exc).__name__, code=exc.code, message=exc.message, param=exc.field, limit=exc.limit)
+    return ErrorBody(message=exc.message, detail=exc.message, error=detail, request_id=correlation_id.get())
+
+
+def error_response(exc: RankRAGError) -> Response:
+    headers = {"Retry-After": str(exc.retry_after_s)} if exc.retry_after_s is not None else {}
+    if request_id := correlation_id.get():
+        headers["X-Request-ID"] = request_id
+    return JSONResponse(error_body(exc).model_dump(), exc.status, headers)
+
+
+def as_service_error(exc: Exception) -> RankRAGError:
+    """The service's error for whatever was raised; unknown ones say nothing of the inside."""
+    if isinstance(exc, RankRAGError):
+        return exc
+    if isinstance(exc, RequestValidationError):
+        return _invalid(exc.errors())
+    if isinstance(exc, HTTPException):
+        return _http_error(exc)
+    return RankRAGError("internal error; the log has the details under this request id")
+
+
+def _http_error(exc: HTTPException) -> RankRAGError:
+    if exc.status_code == NotFoundError.status:
+        return NotFoundError("no such path")
+    if exc.status_code == MethodNotAllowedError.status:
+        return MethodNotAllowedError("this path has no such method")
+    return RequestError(str(exc.detail))
+
+
+def _invalid(errors: Sequence[Any]) -> RequestError:
+    """The first thing wrong, by the name of its field; how many more there are."""
+    first = errors[0]
+    path = [str(part) for part in first["loc"] if part not in ("body", "string", "object")]
+    field = ".".join(path) or "body"
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    context = first.get("ctx") or {}
+    limit = next((context[key] for key in ("max_length", "min_length", "ge", "le") if key in context), None)
+    return RequestError(f"{field}: {first['msg']}{more}", field=field, limit=limit)
+
+
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    async def handle(_: Request, exc: Exception) -> Response:
+        error = as_service_error(exc)
+        metrics.errors.labels(error.code).inc()
+        if error is not exc and error.status >= 500:
+            log.error("unexpected_error", exc_info=exc)
+        return error_response(error)
+
+    for kind in (RankRAGError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def error_rows(*kinds: type[RankRAGError]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` for a route that can raise `kinds`."""
+    rows: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        row = rows.setdefault(kind.status, {"model": ErrorBody, "description": ""})
+        row["description"] = ", ".join(filter(None, [row["description"], f"`{kind.code}`"]))
+    return rows

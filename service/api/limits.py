@@ -1,0 +1,44 @@
+"""Limits that are settings; each violation names the field and the limit."""
+
+from service.api.schemas import AnswerRequest, DocumentBody, RerankRequest
+from service.errors import RequestError, TooLargeError
+from service.settings import LimitSettings
+
+
+def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
+    """Raises RequestError for the first field over its limit."""
+    _check_text("question", request.question, limits.max_question_chars)
+    _check_number("top_n", request.top_n, limits.max_top_n)
+    _check_number("top_k", request.top_k, limits.max_top_k)
+    _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
+    _check_number("filters", len(request.filters or {}), limits.max_filters)
+
+
+def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:
+    """Raises RequestError, or TooLargeError for too many documents."""
+    _check_text("query", request.query, limits.max_question_chars)
+    if len(request.documents) > limits.max_documents:
+        raise TooLargeError(
+            f"documents: {len(request.documents)} given, at most {limits.max_documents} allowed",
+            field="documents",
+            limit=limits.max_documents,
+        )
+    for number, document in enumerate(request.documents):
+        text = document.text if isinstance(document, DocumentBody) else document
+        _check_length(f"documents.{number}", text, limits.max_document_chars)
+
+
+def _check_text(field: str, text: str, limit: int) -> None:
+    if not text.strip():
+        raise RequestError(f"{field}: must not be blank", field=field)
+    _check_length(field, text, limit)
+
+
+def _check_length(field: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise RequestError(f"{field}: {len(text)} characters given, at most {limit} allowed", field=field, limit=limit)
+
+
+def _check_number(field: str, value: int | None, limit: int) -> None:
+    if value is not None and value > limit:
+        raise RequestError(f"{field}: {value} given, at most {limit} allowed", field=field, limit=limit)

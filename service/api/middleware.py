@@ -1,0 +1,85 @@
+"""Around every request, as plain ASGI: a bound on the body, one log line, the request metrics."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import error_response
+from service.errors import TooLargeError
+from service.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+
+
+class BodyLimit:
+    """Reads the body up to `max_bytes` before the app sees it; a longer one is a 413, unread beyond that."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        messages, size, is_complete = [], 0, False
+        while not is_complete and size <= self._max_bytes:
+            messages.append(await receive())
+            size += len(messages[-1].get("body", b""))
+            is_complete = not messages[-1].get("more_body", False)
+        if size > self._max_bytes:
+            self._metrics.errors.labels(TooLargeError.code).inc()
+            error = TooLargeError(f"body: more than {self._max_bytes} bytes", field="body", limit=self._max_bytes)
+            await error_response(error)(scope, receive, send)
+            return
+        waiting = iter(messages)
+
+        async def replay() -> Message:
+            return next(waiting, None) or await receive()
+
+        await self._app(scope, replay, send)
+
+
+class Observe:
+    """Counts, times and logs each request by its route, never by its raw path."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun_s, status = self._clock(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            with self._metrics.in_flight.track_inprogress():
+                await self._app(scope, receive, sending)
+        finally:
+            self._record(scope, status, self._clock() - begun_s)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = _route(scope)
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        if route not in _QUIET:
+            log.info("request", method=scope["method"], route=route, status=status, seconds=round(seconds, 4))
+
+
+def _route(scope: Scope) -> str:
+    route: Any = scope.get("route")
+    return getattr(route, "path", "unmatched")

@@ -1,0 +1,149 @@
+"""The service's values as HTTP bodies, headers and events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from itertools import count
+from typing import Any
+
+import structlog
+from sse_starlette import ServerSentEvent
+
+from service.api.errors import as_service_error, error_body
+from service.api.schemas import (
+    AnswerResponse,
+    CitationBody,
+    DocumentBody,
+    PassageBody,
+    RerankMeta,
+    RerankRequest,
+    RerankResponse,
+    RerankResult,
+    ReturnedDocument,
+    SourceBody,
+    UsageBody,
+)
+from service.api.services import Services
+from service.errors import DeadlineError
+from service.pipeline import Delta, Event, Pipeline, Reranked, Retrieved
+from service.ports import Scores
+from service.types import Answer, Query, RetrievedPassage, ScoredPassage, Timings, Usage
+
+log = structlog.get_logger(__name__)
+
+
+def answer_body(answer: Answer, services: Services) -> AnswerResponse:
+    return AnswerResponse(
+        answer=answer.text,
+        citations=[
+            CitationBody(start=c.start, end=c.end, text=c.text, sources=[SourceBody(id=id_) for id_ in c.passage_ids])
+            for c in answer.citations
+        ],
+        passages=[passage_body(passage) for passage in answer.passages],
+        abstained=answer.abstained,
+        degraded=list(answer.degraded),
+        cached=answer.is_cached,
+        model=services.model,
+        index_version=services.index_version,
+        usage=usage_body(answer.usage),
+        timings_ms=timings_ms(answer.timings),
+    )
+
+
+def passage_body(scored: ScoredPassage) -> PassageBody:
+    passage = scored.passage
+    return PassageBody(
+        id=passage.id,
+        title=passage.title,
+        text=passage.text,
+        retrieval_score=scored.retrieved.retrieval_score,
+        retrieval_rank=scored.retrieved.retrieval_rank,
+        relevance_score=scored.score.relevance if scored.score else None,
+        label_mass=scored.score.label_mass if scored.score else None,
+        rank=scored.rank,
+        metadata=dict(passage.metadata),
+    )
+
+
+def rerank_body(
+    request: RerankRequest, scored: Scores, order: Sequence[int], timings: Timings, services: Services, *,
+    request_id: str,
+) -> RerankResponse:  # fmt: skip
+    return RerankResponse(
+        id=request_id,
+        model=services.model,
+        results=[
+            RerankResult(
+                index=index,
+                relevance_score=scored.scores[index].relevance,
+                document=_returned(request, index) if request.return_documents else None,
+            )
+            for index in order
+        ],
+        usage=usage_body(scored.usage),
+        meta=RerankMeta(prompt=services.prompts.id, timings_ms=timings_ms(timings)),
+    )
+
+
+def _returned(request: RerankRequest, index: int) -> ReturnedDocument:
+    document = request.documents[index]
+    return ReturnedDocument(text=document.text if isinstance(document, DocumentBody) else document)
+
+
+def usage_body(usage: Usage) -> UsageBody:
+    return UsageBody(total_tokens=usage.prompt_tokens + usage.completion_tokens, **asdict(usage))
+
+
+def timings_ms(timings: Timings) -> dict[str, float]:
+    return {
+        name.removesuffix("_s"): round(seconds * 1000, 3)
+        for name, seconds in asdict(timings).items()
+        if seconds is not None
+    }
+
+
+def server_timing(timings: Timings) -> str:
+    """The `Server-Timing` header: https://www.w3.org/TR/server-timing/"""
+    return ", ".join(f"{name};dur={ms}" for name, ms in timings_ms(timings).items())
+
+
+async def sse_events(pipeline: Pipeline, query: Query, services: Services) -> AsyncIterator[ServerSentEvent]:
+    """`search_results`, `rerank`, `answer.delta`s and `final`; or, at any point, `error` as the last one."""
+    numbers = count(1)
+    try:
+        async with asyncio.timeout(query.deadline_s - services.clock()):
+            async for event in pipeline.stream(query):
+                if isinstance(event, Answer):
+                    services.metrics.observe_answer(event)
+                yield _sse(next(numbers), *_event(event, services))
+    except Exception as exc:
+        error = DeadlineError("not done in time") if isinstance(exc, TimeoutError) else as_service_error(exc)
+        services.metrics.errors.labels(error.code).inc()
+        if error is not exc and error.status == 500:
+            log.exception("unexpected_error")
+        yield _sse(next(numbers), "error", error_body(error).model_dump())
+
+
+def _event(event: Event, services: Services) -> tuple[str, dict[str, Any]]:
+    match event:
+        case Retrieved(passages):
+            return "search_results", {"passages": [_found(passage) for passage in passages]}
+        case Reranked(passages, degraded):
+            bodies = [passage_body(passage).model_dump() for passage in passages]
+            return "rerank", {"passages": bodies, "degraded": list(degraded)}
+        case Delta(text):
+            return "answer.delta", {"text": text}
+        case Answer():
+            return "final", answer_body(event, services).model_dump()
+
+
+def _found(found: RetrievedPassage) -> dict[str, Any]:
+    passage = found.passage
+    scores = {"retrieval_score": found.retrieval_score, "retrieval_rank": found.retrieval_rank}
+    return {"id": passage.id, "title": passage.title, **scores}
+
+
+def _sse(number: int, kind: str, data: dict[str, Any]) -> ServerSentEvent:
+    body = json.dumps({"type": kind, **data}, ensure_ascii=False)
+    return ServerSentEvent(body, event=kind, id=str(number))

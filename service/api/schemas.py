@@ -1,0 +1,164 @@
+"""What goes over HTTP, field by field. Limits that are settings are checked in limits.py."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+FilterValue = str | bool | int | FiniteFloat | None
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+class AnswerRequest(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"question": "How high is Mont Blanc?", "top_n": 20, "top_k": 5}]},
+    )
+
+    question: str = Field(min_length=1, description="What is asked.")
+    top_n: int | None = Field(None, ge=1, description="Passages to retrieve and score; the service's default if null.")
+    top_k: int | None = Field(None, ge=1, description="Passages to keep for the answer, at most `top_n`.")
+    filters: dict[str, FilterValue | list[FilterValue]] | None = Field(
+        None, description="Metadata that passages must have: a value, or a list of which one must match."
+    )
+    max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
+    stream: bool = Field(False, description="Answer with server-sent events as things happen.")
+    cache: bool = Field(True, description="False neither reads nor writes any cache.")
+
+
+class SourceBody(BaseModel):
+    id: str = Field(description="A passage in `passages`.")
+
+
+class CitationBody(BaseModel):
+    start: int = Field(ge=0, description="First character of the cited words in `answer`.")
+    end: int = Field(ge=0, description="One past the last.")
+    text: str
+    sources: list[SourceBody] = Field(description="Kept passages that hold these very words.")
+
+
+class PassageBody(BaseModel):
+    id: str
+    title: str
+    text: str
+    retrieval_score: float
+    retrieval_rank: int = Field(ge=1, description="Place in the retriever's order.")
+    relevance_score: Score | None = Field(description="P(True) / (P(True) + P(False)); null if not reranked.")
+    label_mass: Score | None = Field(description="P(True) + P(False).")
+    rank: int = Field(ge=1, description="Place after reranking.")
+    metadata: dict[str, Any]
+
+
+class UsageBody(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    pairs_scored: int = Field(description="Pairs that the model scored for this request.")
+    pairs_cached: int = Field(description="Pairs whose score was known.")
+
+
+class AnswerResponse(BaseModel):
+    answer: str
+    citations: list[CitationBody]
+    passages: list[PassageBody] = Field(description="What was kept, best first.")
+    abstained: bool = Field(description="The passages do not hold the answer, says the model.")
+    degraded: list[Literal["rerank_skipped", "context_truncated"]] = Field(
+        description="What had to be left out to answer at all."
+    )
+    cached: bool
+    model: str
+    index_version: str
+    usage: UsageBody
+    timings_ms: dict[str, float] = Field(description="Milliseconds per stage; stages that did not run are absent.")
+
+
+class DocumentBody(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    title: str | None = None
+
+
+def _shape(document: Any) -> str:
+    return "string" if isinstance(document, str) else "object"
+
+
+Document = Annotated[Annotated[str, Tag("string")] | Annotated[DocumentBody, Tag("object")], Discriminator(_shape)]
+
+
+class RerankRequest(BaseModel):
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "query": "How high is Mont Blanc?",
+                    "documents": ["Mont Blanc rises to 4,806 metres.", {"text": "The Rhine is a river."}],
+                    "top_n": 1,
+                }
+            ]
+        },
+    )
+
+    query: str = Field(min_length=1)
+    documents: list[Document] = Field(min_length=1, description="Texts, or objects with `text` and maybe `title`.")
+    top_n: int | None = Field(None, ge=0, description="How many results; null or 0 means all.")
+    return_documents: bool | None = Field(None, description="Give the texts back; false if null.")
+    model: str | None = Field(None, description="Accepted for other rerankers' clients; one model is served.")
+    cache: bool = Field(True, description="False neither reads nor writes any cache.")
+
+
+class ReturnedDocument(BaseModel):
+    text: str
+
+
+class RerankResult(BaseModel):
+    index: int = Field(ge=0, description="Position in the request's `documents`.")
+    relevance_score: Score
+    document: ReturnedDocument | None = None
+
+
+class RerankMeta(BaseModel):
+    prompt: str = Field(description="The prompt set that was used.")
+    timings_ms: dict[str, float]
+
+
+class RerankResponse(BaseModel):
+    id: str = Field(description="The request id.")
+    object: Literal["list"] = "list"
+    model: str
+    results: list[RerankResult] = Field(description="Best first; equal scores in the order of the request.")
+    usage: UsageBody
+    meta: RerankMeta
+
+
+class ErrorDetail(BaseModel):
+    type: str
+    code: str
+    message: str
+    param: str | None = Field(description="The field that is wrong.")
+    limit: int | None = Field(description="The limit that it violates.")
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error; `message` and `detail` repeat what rerank clients look for."""
+
+    message: str
+    detail: str
+    error: ErrorDetail
+    request_id: str | None
+
+
+class Alive(BaseModel):
+    status: Literal["alive"] = "alive"
+
+
+class DependencyBody(BaseModel):
+    ok: bool
+    required: bool = Field(description="Whether the service is unready without it.")
+    detail: str
+
+
+class Readiness(BaseModel):
+    ready: bool
+    dependencies: dict[str, DependencyBody]

@@ -1,0 +1,190 @@
+"""The composition root: everything is built here, in order, and closed in reverse."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from asgi_correlation_id import CorrelationIdMiddleware
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from service import __version__
+from service.adapters.answer_cache import CachedAnswers
+from service.adapters.counted_cache import CountedCache
+from service.adapters.encoder import QueryEncoder
+from service.adapters.engine import Engine, supervise
+from service.adapters.generator import VllmGenerator
+from service.adapters.index_directory import OpenIndex, open_index
+from service.adapters.memory_cache import MemoryCache
+from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
+from service.adapters.redis_cache import RedisCache, open_redis
+from service.adapters.scorer import VllmScorer
+from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
+from service.adapters.vllm_client import VllmClient, open_http
+from service.api import health, routes
+from service.api.errors import add_error_handlers
+from service.api.middleware import BodyLimit, Observe
+from service.api.services import Dependency, Services
+from service.core.cache_keys import CacheKeys
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.ports import Cache
+from service.settings import Settings
+
+OpenPipeline = Callable[[Settings, Metrics], AbstractAsyncContextManager[Services]]
+
+MAX_REQUEST_ID_CHARS = 128
+
+
+def create_app(settings: Settings, open_services: OpenPipeline | None = None) -> FastAPI:
+    """The ASGI app. `open_services` is `open_pipeline` unless a test brings its own."""
+    metrics = Metrics(CollectorRegistry())
+    opener = open_services or open_pipeline
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with opener(settings, metrics) as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(
+        title="rankrag", version=__version__, lifespan=lifespan,
+        description="Retrieval-augmented answers and reranking by one RankRAG checkpoint.",
+    )  # fmt: skip
+    app.include_router(routes.router)
+    app.include_router(health.router)
+    add_error_handlers(app, metrics)
+    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, metrics=metrics)
+    app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(CorrelationIdMiddleware, validator=is_request_id)
+    return app
+
+
+def is_request_id(text: str) -> bool:
+    """Whether a caller's X-Request-ID is taken over: short, and nothing that could break a log line."""
+    return 0 < len(text) <= MAX_REQUEST_ID_CHARS and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+
+
+@dataclass(slots=True)
+class Death:
+    """Why the background loop died, for the exit code."""
+
+    causes: list[BaseException] = field(default_factory=list)
+
+    def stop_process(self, cause: BaseException) -> None:
+        """A server whose engine watch is dead would answer from old knowledge for ever: end it."""
+        self.causes.append(cause)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def ignore_death(cause: BaseException) -> None:
+    """For apps that run inside another process, which must not be stopped with them."""
+
+
+@asynccontextmanager
+async def open_pipeline(
+    settings: Settings, metrics: Metrics, on_death: Callable[[BaseException], None] = ignore_death
+) -> AsyncIterator[Services]:
+    """Open every adapter; `on_death` hears of it if the watch over the engine ever ends.
+
+    If vLLM is up already, its checkpoint is verified before the first request; if it comes later, then.
+
+    Raises:
+        ConfigError, CheckpointError: nothing is started; the message says what to change.
+    """
+    prompt_file = read_prompts(settings.prompts)
+    directory = checkpoint_directory(settings.checkpoint, settings.checkpoint_revision)
+    tokenizer = PromptTokenizer(open_tokenizer(directory), prompt_file.prompts)
+    opened = _open_index(settings)
+    keys = _cache_keys(prompt_file, checkpoint_revision(directory), opened)
+    async with AsyncExitStack() as stack:
+        cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
+        client = VllmClient(await stack.enter_async_context(open_http(settings.vllm)))
+        engine = Engine(
+            client, tokenizer, read_golden(), interval_s=settings.vllm.health_interval_s,
+            timeout_s=settings.vllm.health_timeout_s, observe=metrics.engine_up.set,
+        )  # fmt: skip
+        await engine.check()
+        watch = asyncio.create_task(supervise(engine.watch, on_death))
+        stack.push_async_callback(_cancel, watch)
+        scorer = VllmScorer(engine, cache, keys, settings.vllm, observe_batch=metrics.batch_pairs.observe)
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            prompts=prompt_file.prompts,
+            scorer=scorer,
+            pipeline=_pipeline(opened, engine, scorer, cache, keys, prompt_file) if opened else None,
+            model=settings.checkpoint,
+            index_version=opened.manifest.version if opened else "",
+            dependencies=lambda: _dependencies(settings, engine, opened, cache),
+            clock=time.monotonic,
+        )
+
+
+def _open_index(settings: Settings) -> OpenIndex | None:
+    if settings.index.path is None:
+        return None
+    return open_index(settings.index.path, device=settings.index.device, encoder_device=settings.index.encoder_device)
+
+
+def _cache_keys(prompt_file: PromptFile, revision: str, opened: OpenIndex | None) -> CacheKeys:
+    return CacheKeys(
+        checkpoint=revision,
+        prompts=f"{prompt_file.prompts.id}:{prompt_file.digest}",
+        index=opened.manifest.version if opened else "",
+        encoder=opened.manifest.query_encoder_revision if opened else "",
+    )
+
+
+async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Cache:
+    ttls_s = {
+        "answer": settings.cache.answer_ttl_s,
+        "score": settings.cache.score_ttl_s,
+        "embedding": settings.cache.embedding_ttl_s,
+    }
+    if settings.redis_url is None:
+        return MemoryCache(ttls_s, max_entries=settings.cache.max_entries)
+    redis = await stack.enter_async_context(open_redis(str(settings.redis_url), timeout_s=settings.cache.timeout_s))
+    return RedisCache(
+        redis, ttls_s, retry_after_s=settings.cache.retry_after_s, count_failure=metrics.cache_failures.inc
+    )
+
+
+def _pipeline(
+    opened: OpenIndex, engine: Engine, scorer: VllmScorer, cache: Cache, keys: CacheKeys, prompt_file: PromptFile
+) -> Pipeline:
+    return Pipeline(
+        encoder=QueryEncoder(opened.encoder, cache, keys),
+        index=opened.index,
+        scorer=scorer,
+        generator=VllmGenerator(engine),
+        answers=CachedAnswers(cache, keys),
+        prompts=prompt_file.prompts,
+        clock=time.monotonic,
+    )
+
+
+def _dependencies(
+    settings: Settings, engine: Engine, opened: OpenIndex | None, cache: Cache
+) -> Mapping[str, Dependency]:
+    state = engine.state
+    served = f"{state.model.id} at {settings.vllm.url}" if state.model else str(settings.vllm.url)
+    found = {"engine": Dependency(state.is_ready, state.reason or f"serving {served}")}
+    if opened:
+        manifest = opened.manifest
+        detail = f"{manifest.num_passages} passages, version {manifest.version}, on {opened.index.device}"
+        found["index"] = Dependency(True, detail)
+        found["encoder"] = Dependency(True, f"{manifest.encoder.model} at {manifest.query_encoder_revision}")
+    else:
+        found["index"] = Dependency(False, "none configured: only /rerank works", required=False)
+    where = "redis" if settings.redis_url else "in this process"
+    found["cache"] = Dependency(cache.is_up(), where if cache.is_up() else f"{where}: not reachable", required=False)
+    return found
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,158 @@
+"""The `rankrag` command."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import httpx
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from service.errors import RankRAGError
+from service.settings import Settings, describe_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="RankRAG: retrieve, score, keep, answer.")
+index_app = typer.Typer(no_args_is_help=True, help="Build and look at indexes.")
+app.add_typer(index_app, name="index")
+
+out = Console()
+err = Console(stderr=True)
+
+CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
+
+
+def fail(message: str, code: int = CONFIG_EXIT) -> NoReturn:
+    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings, or every mistake in them at once."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        lines = [f"RANKRAG_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
+        fail("wrong settings\n  " + "\n  ".join(lines))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Index directory.")] = None,
+) -> None:
+    """Serve the API. Every other setting is an environment variable: see `rankrag settings`."""
+    from service.serving import run_server  # heavy imports only where they are needed
+
+    settings = load_settings()
+    if index is not None:
+        settings = settings.model_copy(update={"index": settings.index.model_copy(update={"path": index})})
+    raise typer.Exit(run_server(settings, host=host or settings.host, port=settings.port if port is None else port))
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its default, as the table of the README."""
+    sys.stdout.write(describe_settings())
+
+
+@app.command()
+def ask(
+    question: str,
+    url: Annotated[str, typer.Option(help="A running service.")] = "http://127.0.0.1:8080",
+    top_n: Annotated[int | None, typer.Option(help="Passages to retrieve.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Passages to keep.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response as it came.")] = False,
+) -> None:
+    """Ask a running service one question."""
+    from service.display import show_answer
+
+    body = {"question": question, "top_n": top_n, "top_k": top_k}
+    try:
+        response = httpx.post(f"{url}/answer", json=body, timeout=60)
+    except httpx.HTTPError as exc:
+        fail(f"{url} can't be reached: {exc}", 1)
+    if response.is_error:
+        fail(f"{response.status_code}: {response.json().get('message', response.text)}", 1)
+    if as_json:
+        sys.stdout.write(json.dumps(response.json(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        show_answer(out, question, response.json())
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option(help="Exit after the answers.")] = False,
+    questions: Annotated[bool, typer.Option(help="Ask sample questions.")] = True,
+    port: Annotated[int | None, typer.Option(help="Port of the service; 8080, or a free one.", envvar="PORT")] = None,
+    index: Annotated[Path, typer.Option(help="Index directory.")] = Path("build/demo-index"),
+    vllm_python: Annotated[Path, typer.Option(help="Python of vLLM's environment.")] = Path(".venv-vllm/bin/python"),
+) -> None:
+    """Start vLLM and the service on this machine, ask sample questions, stay up until Ctrl-C."""
+    from service.demo import run_demo
+
+    try:
+        code = run_demo(out, load_settings(), index=index, vllm_python=vllm_python, port=port, once=once, ask=questions)
+    except RankRAGError as exc:
+        fail(exc.message)
+    raise typer.Exit(code)
+
+
+@index_app.command("build")
+def index_build(
+    corpus: Annotated[Path, typer.Argument(help="JSONL rows {id, title?, text, metadata?}.")],
+    out_directory: Annotated[Path, typer.Option("--out", help="Directory of the index; replaced if it exists.")],
+    encoder: Annotated[str | None, typer.Option(help="Hub id, directory, or package:NAME/FOLDER.")] = None,
+    passage_encoder: Annotated[str | None, typer.Option(help="A separate passage encoder (Dragon has one).")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="cls, mean, max or lasttoken; as the model says by default.")
+    ] = None,
+    normalize: Annotated[bool, typer.Option(help="L2-normalise vectors.")] = True,
+    query_prompt: Annotated[str, typer.Option(help='Put before questions, e.g. "query: " for E5.')] = "",
+    passage_prompt: Annotated[str, typer.Option(help='Put before passages, e.g. "passage: ".')] = "",
+    metric: Annotated[str, typer.Option(help="ip (inner product) or l2.")] = "ip",
+    max_words: Annotated[int, typer.Option(min=1, help="Words in a passage.")] = 100,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out bad rows, count and list them.")] = False,
+) -> None:
+    """Chunk, encode and index a corpus."""
+    from service.adapters.encoder import EncoderConfig
+    from service.adapters.index_directory import build_index, read_corpus
+
+    chosen = {"model": encoder, "passage_model": passage_encoder, "revision": revision, "pooling": pooling}
+    fields = {key: value for key, value in chosen.items() if value is not None}
+    try:
+        config = EncoderConfig(
+            **fields, normalize=normalize, query_prompt=query_prompt, passage_prompt=passage_prompt, metric=metric
+        )
+        read = read_corpus(corpus, max_words=max_words, skip_bad=skip_bad)
+        _report_skipped(read.skipped)
+        manifest = build_index(read, out_directory, config, max_words=max_words, progress=_progress)
+    except ValidationError as exc:
+        fail("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors()))
+    except RankRAGError as exc:
+        fail(exc.message)
+    out.print(
+        f"[green]{out_directory}[/]: {manifest.num_passages} passages of {manifest.num_documents} documents, "
+        f"{manifest.dim}-d, version {manifest.version}",
+        highlight=False,
+    )
+
+
+def _progress(batches: Any) -> Iterator[Sequence[Any]]:
+    yield from track(list(batches), "encoding", console=err)
+
+
+def _report_skipped(skipped: Sequence[str]) -> None:
+    for line in skipped:
+        err.print(f"[yellow]skipped[/] {line}", highlight=False, soft_wrap=True)
+    if skipped:
+        err.print(f"[yellow]{len(skipped)} bad rows skipped[/]")
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,99 @@
+"""Every error of the service, which is also its HTTP table.
+
+RankRAGError                 500 internal_error
+├── ConfigError              500 config_error          settings, prompt file, manifest: stops the start
+├── CheckpointError          500 checkpoint_error      the served model cannot rank: stops the start
+├── CorpusError              500 corpus_error          a corpus row is bad: stops an index build
+├── RequestError             422 invalid_request       a field is wrong; names it and its limit
+│   └── TooLargeError        413 request_too_large     the body or a list is over its limit
+├── NotFoundError            404 not_found             no such path
+├── MethodNotAllowedError    405 method_not_allowed    this path has other methods
+├── EngineError              503 engine_unavailable    vLLM is down, not verified yet, or gave no usable answer
+│   ├── EngineOverloadedError 503 engine_overloaded    vLLM refuses more work for now
+│   └── EngineRefusedError   502 engine_refused        vLLM refuses this very request
+├── IndexUnavailableError    503 index_unavailable     no index is loaded
+├── RetrievalError           500 retrieval_failed      the encoder or the index failed
+└── DeadlineError            504 deadline_exceeded     not done in the time the request has
+
+tests/test_errors.py checks this drawing against the classes.
+"""
+
+from typing import ClassVar
+
+
+class RankRAGError(Exception):
+    """Base of all; `retry_after_s` is set where trying again later can help."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, field: str | None = None, limit: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.limit = limit
+
+
+class ConfigError(RankRAGError):
+    code = "config_error"
+
+
+class CheckpointError(RankRAGError):
+    code = "checkpoint_error"
+
+
+class CorpusError(RankRAGError):
+    code = "corpus_error"
+
+
+class RequestError(RankRAGError):
+    status = 422
+    code = "invalid_request"
+
+
+class TooLargeError(RequestError):
+    status = 413
+    code = "request_too_large"
+
+
+class NotFoundError(RankRAGError):
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RankRAGError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class EngineError(RankRAGError):
+    status = 503
+    code = "engine_unavailable"
+    retry_after_s: ClassVar[int | None] = 2
+
+
+class EngineOverloadedError(EngineError):
+    code = "engine_overloaded"
+    retry_after_s = 1
+
+
+class EngineRefusedError(EngineError):
+    status = 502
+    code = "engine_refused"
+    retry_after_s = None
+
+
+class IndexUnavailableError(RankRAGError):
+    status = 503
+    code = "index_unavailable"
+    retry_after_s = 5
+
+
+class RetrievalError(RankRAGError):
+    code = "retrieval_failed"
+
+
+class DeadlineError(RankRAGError):
+    status = 504
+    code = "deadline_exceeded"

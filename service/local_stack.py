@@ -1,0 +1,99 @@
+"""vLLM and the service on this machine, each a supervised process that leaves nothing behind."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mirakuru import HTTPExecutor
+from mirakuru.exceptions import ProcessExitedWithError, TimeoutExpired
+
+from service.errors import ConfigError
+
+START_TIMEOUT_S = 300
+HOST = "127.0.0.1"
+
+# vLLM on CPU for a small checkpoint. Blocks of 32 tokens let short passages share their prefix; eager mode
+# starts in half the time and gives two thirds of the speed.
+VLLM_ARGUMENTS = ("--block-size", "32", "--enforce-eager", "--disable-uvicorn-access-log")
+VLLM_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def choose_port(wanted: int | None, default: int) -> int:
+    """`wanted` if given, else `default` if free, else any.
+
+    Raises:
+        ConfigError: the port that was asked for is taken.
+    """
+    if wanted is None:
+        return default if _is_free(default) else free_port()
+    if not _is_free(wanted):
+        raise ConfigError(f"port {wanted} is in use: choose another with PORT=", field="port")
+    return wanted
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0
+
+
+def vllm_process(python: Path, checkpoint: str, port: int, log: Path) -> HTTPExecutor:
+    """vLLM's OpenAI server in its own environment; ready when /health answers."""
+    if not python.is_file():
+        raise ConfigError(f"{python} does not exist: `make setup` makes vLLM's environment")
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint,
+        "--host", HOST, "--port", str(port), *VLLM_ARGUMENTS,
+    ]  # fmt: skip
+    return _process(command, f"http://{HOST}:{port}/health", VLLM_ENVIRONMENT, log)
+
+
+def service_process(port: int, environment: dict[str, str], log: Path, *, path: str = "/readyz") -> HTTPExecutor:
+    """`rankrag serve` with settings from `environment`; ready when questions can be asked."""
+    command = [sys.executable, "-m", "service", "serve", "--host", HOST, "--port", str(port)]
+    return _process(command, f"http://{HOST}:{port}{path}", environment, log)
+
+
+def _process(command: list[str], url: str, environment: dict[str, str], log: Path) -> HTTPExecutor:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    output = log.open("wb")
+    return HTTPExecutor(
+        command, url, timeout=START_TIMEOUT_S, envvars={**os.environ, **environment},
+        stdout=output, stderr=output, expected_returncode=None,
+    )  # fmt: skip
+
+
+@contextmanager
+def running(process: HTTPExecutor, name: str, log: Path) -> Iterator[HTTPExecutor]:
+    """Start, wait until ready, stop at the end.
+
+    Raises:
+        ConfigError: it did not come up; the end of its log is in the message.
+    """
+    try:
+        process.start()
+    except (ProcessExitedWithError, TimeoutExpired) as exc:
+        process.kill()
+        raise ConfigError(f"{name} did not come up. The end of {log}:\n{tail(log)}") from exc
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def tail(log: Path, *, num_lines: int = 15) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])

@@ -1,0 +1,160 @@
+"""One question's way: retrieve, score, keep, generate."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from service.core.citations import cite
+from service.core.prompts import PromptSet
+from service.core.ranking import keep_best, keep_first
+from service.errors import DeadlineError, EngineError
+from service.ports import AnswerCache, Encoder, Generator, Piece, Scorer, VectorIndex
+from service.types import Answer, Degradation, Query, RetrievedPassage, ScoredPassage, Timings, Usage
+
+# Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
+SCORE_SHARE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What the retriever found, in its order."""
+
+    passages: tuple[RetrievedPassage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """What was kept, best first."""
+
+    passages: tuple[ScoredPassage, ...]
+    degraded: tuple[Degradation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer."""
+
+    text: str
+
+
+Event: TypeAlias = Retrieved | Reranked | Delta | Answer
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds per stage, for one request."""
+
+    clock: Callable[[], float]
+    started_s: float = field(init=False)
+    stages: dict[str, float] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started_s = self.clock()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun_s = self.clock()
+        yield
+        self.stages[f"{name}_s"] = self.clock() - begun_s
+
+    def mark(self, name: str) -> None:
+        """The time from the start of the request until now, kept the first time only."""
+        self.stages.setdefault(f"{name}_s", self.clock() - self.started_s)
+
+    def timings(self) -> Timings:
+        self.mark("total")
+        return Timings(**self.stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The whole path over its ports; `clock` gives seconds, the same clock that deadlines are on."""
+
+    encoder: Encoder
+    index: VectorIndex
+    scorer: Scorer
+    generator: Generator
+    answers: AnswerCache
+    prompts: PromptSet
+    clock: Callable[[], float]
+
+    async def answer(self, query: Query) -> Answer:
+        """The last event of `stream`.
+
+        Raises:
+            RequestError, RetrievalError, EngineError, DeadlineError: there is no answer.
+        """
+        async for event in self.stream(query):
+            if isinstance(event, Answer):
+                return event
+        raise EngineError("the engine gave no answer")
+
+    async def stream(self, query: Query) -> AsyncIterator[Event]:
+        """Everything that happens to one question as it happens; an Answer comes last."""
+        watch = Stopwatch(self.clock)
+        if query.use_cache and (known := await self.answers.get(query)) is not None:
+            yield replace(known, is_cached=True, usage=Usage(), timings=watch.timings())
+            return
+        retrieved = await self._retrieve(query, watch)
+        yield Retrieved(tuple(retrieved))
+        kept, degraded, usage = await self._rerank(query, retrieved, watch)
+        yield Reranked(tuple(kept), degraded)
+        pieces: list[Piece] = []
+        if kept:
+            async for piece in self._generate(query, kept, watch):
+                pieces.append(piece)
+                yield Delta(piece.text)
+        answer = self._finish(kept, degraded, usage, pieces, watch)
+        if query.use_cache and not answer.degraded:
+            await self.answers.put(query, answer)
+        yield answer
+
+    async def _retrieve(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
+        with watch.stage("encode"):
+            vector = await self.encoder.encode_query(query.question, use_cache=query.use_cache)
+        with watch.stage("search"):
+            return await self.index.search(vector, query.top_n, query.filters)
+
+    async def _rerank(
+        self, query: Query, retrieved: list[RetrievedPassage], watch: Stopwatch
+    ) -> tuple[list[ScoredPassage], tuple[Degradation, ...], Usage]:
+        """Keep the best; where scoring fails, keep the retriever's first ones and say so."""
+        passages = [found.passage for found in retrieved]
+        now_s = self.clock()
+        deadline_s = now_s + SCORE_SHARE * (query.deadline_s - now_s)
+        try:
+            with watch.stage("score"):
+                scored = await self.scorer.score(
+                    query.question, passages, deadline_s=deadline_s, use_cache=query.use_cache
+                )
+        except (EngineError, DeadlineError):
+            return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
+        return keep_best(retrieved, scored.scores, query.top_k), (), scored.usage
+
+    async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncIterator[Piece]:
+        passages = [scored.passage for scored in kept]
+        pieces = self.generator.generate(
+            query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
+        )
+        with watch.stage("generate"):
+            async for piece in pieces:
+                watch.mark("ttft")
+                yield piece
+
+    def _finish(
+        self, kept: list[ScoredPassage], degraded: tuple[Degradation, ...], usage: Usage,
+        pieces: list[Piece], watch: Stopwatch,
+    ) -> Answer:  # fmt: skip
+        text = "".join(piece.text for piece in pieces).strip() or self.prompts.abstention
+        abstained = self.prompts.is_abstention(text)
+        is_cut = any(piece.is_context_cut for piece in pieces)
+        return Answer(
+            text=text,
+            citations=() if abstained else cite(text, kept),
+            passages=tuple(kept),
+            abstained=abstained,
+            degraded=(*degraded, "context_truncated") if is_cut else degraded,
+            usage=sum((piece.usage for piece in pieces if piece.usage), usage),
+            timings=watch.timings(),
+        )

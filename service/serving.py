@@ -1,0 +1,68 @@
+"""uvicorn around the app, with logs and exit codes."""
+
+import logging
+
+import structlog
+import uvicorn
+from asgi_correlation_id import correlation_id
+
+from service.app import Death, create_app, open_pipeline
+from service.errors import CheckpointError, RankRAGError
+from service.settings import Settings
+
+CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
+GRACE_S = 15
+
+log = structlog.get_logger(__name__)
+
+
+def run_server(settings: Settings, *, host: str, port: int) -> int:
+    """Serve until a signal; the exit code says how it ended.
+
+    0 after a signal, 2 for a wrong configuration, 3 for a checkpoint that must not be served.
+    """
+    configure_logs(settings.log_level)
+    death = Death()
+    app = create_app(settings, lambda s, m: open_pipeline(s, m, on_death=death.stop_process))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=GRACE_S,
+            server_header=False,
+        )
+    )
+    try:
+        server.run()
+    except RankRAGError as exc:
+        death.causes.append(exc)
+    if death.causes:
+        return CHECKPOINT_EXIT if isinstance(death.causes[0], CheckpointError) else CONFIG_EXIT
+    return 0 if server.started else CONFIG_EXIT
+
+
+def configure_logs(level: str) -> None:
+    """JSON lines on stderr, each with the request's id; no question or passage text."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            _add_request_id,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(),
+    )
+    logging.basicConfig(level=max(logging.WARNING, getattr(logging, level.upper())))
+
+
+def _add_request_id(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    if request_id := correlation_id.get():
+        event["request_id"] = request_id
+    return event

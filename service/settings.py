@@ -1,0 +1,124 @@
+"""Every setting of the service: the only place that reads the environment.
+
+Variables are `RANKRAG_` plus the field's name in capitals; nested ones join with two underscores
+(`RANKRAG_VLLM__URL`). `rankrag settings` prints this table; README.md carries a copy that a test compares.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RedisDsn, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PositiveSeconds = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VllmSettings(_Section):
+    """The engine: one vLLM server that ranks and answers."""
+
+    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:8000"), description="Base URL of the vLLM server.")
+    api_key: SecretStr | None = Field(None, description="Sent as a bearer token, where vLLM has `--api-key`.")
+    max_connections: PositiveInt = Field(32, description="Open connections to vLLM, and calls in flight.")
+    max_prompts_per_call: PositiveInt = Field(32, description="Pairs in one scoring call.")
+    max_tokens_per_call: PositiveInt = Field(
+        16384, description="Prompt tokens in one scoring call; a longer single pair goes alone."
+    )
+    connect_timeout_s: PositiveSeconds = Field(1.0, description="Time to open a connection.")
+    keepalive_s: PositiveSeconds = Field(
+        4.0, description="Idle connections are closed after this; keep it below vLLM's own 5 s."
+    )
+    health_interval_s: PositiveSeconds = Field(
+        2.0, description="Between two canary scores, by which the service knows that the engine works."
+    )
+    health_timeout_s: PositiveSeconds = Field(5.0, description="A canary score slower than this means: down.")
+
+
+class IndexSettings(_Section):
+    """The passages that questions are answered from."""
+
+    path: Path | None = Field(
+        None, description="Directory written by `rankrag index build`. Without one only /rerank works."
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="Where FAISS searches: a GPU if faiss-gpu and a device are there, the CPU, or as said."
+    )
+    encoder_device: str | None = Field(None, description="Torch device of the query encoder, e.g. `cuda:0`.")
+
+
+class CacheSettings(_Section):
+    """What is remembered, and for how long. 0 turns one kind off."""
+
+    answer_ttl_s: Annotated[int, Field(ge=0)] = Field(3600, description="Whole answers.")
+    score_ttl_s: Annotated[int, Field(ge=0)] = Field(86400, description="Scores of (question, passage) pairs.")
+    embedding_ttl_s: Annotated[int, Field(ge=0)] = Field(86400, description="Question embeddings.")
+    max_entries: PositiveInt = Field(200_000, description="Bound of the in-process cache (no Redis).")
+    timeout_s: PositiveSeconds = Field(0.05, description="A Redis call slower than this counts as a miss.")
+    retry_after_s: PositiveSeconds = Field(
+        5.0, description="After a failure Redis is left alone for this long, so that it costs time once."
+    )
+
+
+class LimitSettings(_Section):
+    """What a request may ask for; beyond it the answer is a 422 or 413 naming the field and the limit."""
+
+    max_question_chars: PositiveInt = Field(4_000, description="Characters in `question` or `query`.")
+    max_document_chars: PositiveInt = Field(100_000, description="Characters in one document of /rerank.")
+    max_documents: PositiveInt = Field(1_000, description="Documents in one /rerank.")
+    max_body_bytes: PositiveInt = Field(8 * 1024 * 1024, description="Bytes of a request body.")
+    max_top_n: PositiveInt = Field(200, description="Passages retrieved for one question.")
+    max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")
+    max_answer_tokens: PositiveInt = Field(512, description="Tokens of one answer.")
+    max_filters: PositiveInt = Field(16, description="Metadata fields in `filters`.")
+
+
+class Settings(BaseSettings):
+    """All settings, checked at start: every mistake is reported at once."""
+
+    model_config = SettingsConfigDict(env_prefix="RANKRAG_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    checkpoint: str = Field(
+        "models/demo",
+        description="The served checkpoint: a directory, or a Hugging Face id. The one setting to change.",
+    )
+    checkpoint_revision: str | None = Field(None, description="Revision of a Hugging Face id.")
+    prompts: str = Field("rankrag-v1", description="A prompt set in service/prompts, or a path to a YAML file.")
+    redis_url: RedisDsn | None = Field(None, description="Cache in this Redis; in the process when unset.")
+
+    top_n: PositiveInt = Field(20, description="Passages retrieved and scored, where the request doesn't say.")
+    top_k: PositiveInt = Field(5, description="Passages kept for the answer, where the request doesn't say.")
+    max_tokens: PositiveInt = Field(32, description="Tokens of an answer, where the request doesn't say.")
+    request_timeout_s: PositiveSeconds = Field(9.0, description="A request not done by then gets a 504.")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+    vllm: VllmSettings = VllmSettings()
+    index: IndexSettings = IndexSettings()
+    cache: CacheSettings = CacheSettings()
+    limits: LimitSettings = LimitSettings()
+
+
+def describe_settings() -> str:
+    """Every variable with its default and meaning, as a Markdown table."""
+    rows = ["| variable | default | meaning |", "|---|---|---|", *_rows(Settings, "RANKRAG_")]
+    return "\n".join(rows) + "\n"
+
+
+def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, info in section.model_fields.items():
+        variable = prefix + name.upper()
+        if isinstance(info.default, _Section):
+            yield from _rows(type(info.default), f"{variable}__")
+        else:
+            yield f"| `{variable}` | {_shown(info.default)} | {info.description} |"
+
+
+def _shown(default: object) -> str:
+    return "" if default is None else f"`{default}`"

@@ -1,0 +1,129 @@
+"""The values that travel through the service: frozen, and free of any library."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+MetadataValue: TypeAlias = str | int | float | bool | None
+Metadata: TypeAlias = Mapping[str, MetadataValue]
+Filters: TypeAlias = Mapping[str, MetadataValue | Sequence[MetadataValue]]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of text that can be retrieved, scored and cited.
+
+    `id` is the document's id, with `#n` appended (from 0) where a document made several passages.
+    """
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedPassage:
+    """A passage with the retriever's score and its rank in the retriever's order, from 1."""
+
+    passage: Passage
+    retrieval_score: float
+    retrieval_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the checkpoint says of one (question, passage) pair.
+
+    `relevance` is P(True) / (P(True) + P(False)) and `label_mass` is P(True) + P(False), both in [0, 1].
+    A small label mass means that the model did not want to answer True or False at all.
+    """
+
+    relevance: float
+    label_mass: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPassage:
+    """A kept passage: rank from 1 after reranking. `score` is None where reranking was skipped."""
+
+    retrieved: RetrievedPassage
+    score: Score | None
+    rank: int
+
+    @property
+    def passage(self) -> Passage:
+        return self.retrieved.passage
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Characters [start, end) of the answer, and the ids of the kept passages that hold these words."""
+
+    start: int
+    end: int
+    text: str
+    passage_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that went into and came out of the checkpoint for one request; cached work costs none."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    pairs_scored: int = 0
+    pairs_cached: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.pairs_scored + other.pairs_scored,
+            self.pairs_cached + other.pairs_cached,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds spent per stage; None where the stage did not run (cached, skipped)."""
+
+    encode_s: float | None = None
+    search_s: float | None = None
+    score_s: float | None = None
+    generate_s: float | None = None
+    ttft_s: float | None = None
+    total_s: float | None = None
+
+
+Degradation: TypeAlias = Literal["rerank_skipped", "context_truncated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question with everything that decides its answer.
+
+    `deadline_s` is an absolute moment on the pipeline's clock; work that would end later is not begun.
+    """
+
+    question: str
+    top_n: int
+    top_k: int
+    max_tokens: int
+    deadline_s: float
+    filters: Filters = field(default_factory=dict)
+    use_cache: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one query and how it came about."""
+
+    text: str
+    citations: tuple[Citation, ...]
+    passages: tuple[ScoredPassage, ...]
+    abstained: bool
+    degraded: tuple[Degradation, ...]
+    usage: Usage
+    timings: Timings
+    is_cached: bool = False

@@ -1,0 +1,191 @@
+"""What the demo model trains on: trees of questions over invented passages and over public text."""
+
+import gzip
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from service.core.prompts import PromptSet
+from training.packing import ANSWER, SCORE, Branch, Tree
+from training.world import Document, Question, World
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the curriculum; `near` is the share of passages whose
+    negatives are near-misses, `unanswerable` the share of contexts with such questions, `length` the tokens of a
+    sequence, `weights` the shares of the four kinds of tree."""
+
+    passages: tuple[int, int]
+    max_facts: int
+    explicit: float
+    near: float
+    unanswerable: float
+    length: int
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PublicText:
+    """SQuAD-like JSONL: passages `{id,title,text}` and questions `{question,answers,passage_id}`."""
+
+    passages: dict[str, dict[str, Any]]
+    questions: dict[str, list[dict[str, Any]]]
+    by_title: dict[str, list[str]]
+
+    @classmethod
+    def load(cls, passages: Path, questions: Path) -> "PublicText":
+        rows = {row["id"]: row for row in read_jsonl(passages)}
+        by_passage: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_jsonl(questions):
+            by_passage[row["passage_id"]].append(row)
+        by_title: dict[str, list[str]] = defaultdict(list)
+        for id_ in by_passage:
+            by_title[rows[id_]["title"]].append(id_)
+        return cls(rows, dict(by_passage), dict(by_title))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class TreeMaker:
+    """Makes random trees of each kind, as token ids, with the service's own prompts."""
+
+    world: World
+    public: PublicText | None
+    prompts: PromptSet
+    tokenizer: Tokenizer
+    max_words: int = 130
+
+    def make(self, kind: str, stage: Stage, rng: random.Random) -> list[Tree]:
+        makers: dict[str, Callable[[Stage, random.Random], list[Tree]]] = {
+            "world_answer": self._world_answer,
+            "world_score": self._world_score,
+            "public_answer": self._public_answer,
+            "public_score": self._public_score,
+        }
+        return makers[kind](stage, rng)
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def root(self) -> list[int]:
+        return list(self.tokenizer.encode(self.prompts.system).ids)
+
+    def _world_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        count = rng.randint(*stage.passages)
+        group = self.world.sample_group(
+            rng, num_documents=count + 1, max_facts=stage.max_facts, explicit=stage.explicit
+        )
+        shown, absent = group[:count], group[count]
+        asked = [(question.text, question.answer) for document in shown for question in document.questions]
+        unanswerable = [*(q for document in shown for q in document.missing), *absent.questions]
+        asked = rng.sample(asked, min(len(asked), 10))
+        num_unanswerable = 1 + len(asked) // 5 if rng.random() < stage.unanswerable else 0
+        num_unanswerable = min(len(unanswerable), num_unanswerable)
+        asked += [(question.text, "") for question in rng.sample(unanswerable, num_unanswerable)]
+        return [self._answer_tree([self._passage(document) for document in shown], asked)]
+
+    def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        group = self.world.sample_group(rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit)
+        near = rng.random() < stage.near
+        return [self._world_score_tree(document, group, rng, near) for document in group[: rng.randint(1, 3)]]
+
+    def _world_score_tree(self, document: Document, group: Sequence[Document], rng: random.Random, near: bool) -> Tree:
+        """Near-misses: what this passage leaves out, and the fields it has, asked of others. Else: any others."""
+        others = [q for other in group if other is not document for q in (*other.questions, *other.missing)]
+        if near:
+            fields = {question.field for question in document.questions}
+            others = [*document.missing, *(q for q in others if q.field in fields)] or others
+        return self._score_tree(self._passage(document), _texts(document.questions), _texts(others), rng)
+
+    def _public_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        public = self._public()
+        ids = self._same_title(rng, 3)
+        trees = []
+        for id_ in ids[: rng.randint(1, 2)]:
+            positives = [row["question"] for row in public.questions[id_]]
+            siblings = [o for o in public.by_title[public.passages[id_]["title"]] if o != id_]
+            hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near else []
+            hard = hard or rng.sample(list(public.questions), 6)
+            negatives = [rng.choice(public.questions[other])["question"] for other in hard]
+            trees.append(self._score_tree(self._public_passage(id_), positives, negatives, rng))
+        return trees
+
+    def _public_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        public = self._public()
+        count = rng.randint(1, min(stage.passages[1], 3))
+        *shown, absent = self._same_title(rng, count + 1) if count else []
+        rows = [row for id_ in shown for row in public.questions[id_] if row["answers"]]
+        asked = [(row["question"], row["answers"][0]) for row in rng.sample(rows, min(len(rows), 6))]
+        if absent not in shown:
+            asked += [(row["question"], "") for row in public.questions[absent][:1]]
+        passages = [self._public_passage(id_) for id_ in shown]
+        return [self._answer_tree(passages, asked)]
+
+    def _same_title(self, rng: random.Random, count: int) -> list[str]:
+        public = self._public()
+        title = public.passages[rng.choice(list(public.questions))]["title"]
+        pool = public.by_title[title]
+        chosen = rng.sample(pool, min(len(pool), count))
+        return chosen + rng.choices(list(public.questions), k=count - len(chosen))
+
+    def _public(self) -> PublicText:
+        if self.public is None:
+            raise ValueError("this stage wants public text, but none was given")
+        return self.public
+
+    def _public_passage(self, id_: str) -> str:
+        row = self._public().passages[id_]
+        words = row["text"].split()
+        return self.prompts.passage_text(row["title"], " ".join(words[: self.max_words]))
+
+    def _passage(self, document: Document) -> str:
+        return self.prompts.passage_text(document.title, document.text)
+
+    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str]]) -> Tree:
+        context = "".join(self.prompts.answer_prompt("", passages).context)
+        branches = [
+            self._branch(self.prompts.answer_prompt(text, []).turn, f" {answer or self.prompts.abstention}", ANSWER)
+            for text, answer in asked
+        ]
+        return Tree(self.ids(context), branches)
+
+    def _score_tree(self, passage: str, positives: Sequence[str], negatives: Sequence[str],
+                    rng: random.Random) -> Tree:  # fmt: skip
+        count = min(len(positives), len(negatives), 4)
+        asked = [(text, self.prompts.label_true) for text in rng.sample(positives, count)]
+        asked += [(text, self.prompts.label_false) for text in rng.sample(negatives, count)]
+        branches = [self._branch(self.prompts.score_prompt(text, "").turn, label, SCORE) for text, label in asked]
+        return Tree(self.ids(self.prompts.score_prompt("", passage).context[0]), branches)
+
+    def _branch(self, turn: str, target: str, kind: int) -> Branch:
+        end = [self.tokenizer.token_to_id("</s>")] if kind == ANSWER else []
+        return Branch(self.ids(turn), self.ids(target) + end, kind)
+
+
+def _texts(questions: Iterable[Question]) -> list[str]:
+    return [question.text for question in questions]
+
+
+def training_texts(world: World, public: PublicText | None, rng: random.Random, *, num_documents: int) -> Iterator[str]:
+    """Text to train a tokenizer on: invented documents with their questions, then public ones with theirs."""
+    for _ in range(num_documents // 4):
+        for document in world.sample_group(rng, num_documents=4, max_facts=9, explicit=0.5):
+            yield f"{document.title}. {document.text}"
+            yield from _texts(document.questions)
+    if public is not None:
+        for id_, rows in public.questions.items():
+            yield f"{public.passages[id_]['title']}. {public.passages[id_]['text']}"
+            yield from (row["question"] for row in rows)

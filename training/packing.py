@@ -1,0 +1,104 @@
+"""Many training examples in one sequence: contexts shared by their questions, as a tree.
+
+A full prompt of five passages and one question is 95 % passages. Here a context is laid down once and every
+question about it is a branch: it sees the system text and its own context, not its sisters. Positions
+restart where a branch begins, so each path from the root is exactly the prompt that the service sends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED, ANSWER, SCORE, CONTEXT = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One question about a context: the turn's token ids, the target's, and which task it is."""
+
+    turn: Sequence[int]
+    target: Sequence[int]
+    kind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """One context (passages as token ids) and the questions asked about it."""
+
+    context: Sequence[int]
+    branches: Sequence[Branch]
+
+    def __len__(self) -> int:
+        return len(self.context) + sum(len(branch.turn) + len(branch.target) for branch in self.branches)
+
+
+@dataclass(slots=True)
+class Packer:
+    """Lays trees side by side under one root (BOS and system text) until `length` tokens are reached."""
+
+    root: Sequence[int]
+    length: int
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+    nodes: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._append(self.root, start=0, parent=-1, kind=IGNORED)
+
+    def has_room(self, tree: Tree) -> bool:
+        return len(self.ids) + len(tree) <= self.length
+
+    def add(self, tree: Tree) -> None:
+        context = self._append(tree.context, start=len(self.root), parent=0, kind=CONTEXT)
+        start = len(self.root) + len(tree.context)
+        for branch in tree.branches:
+            turn = self._append(branch.turn, start=start, parent=context, kind=CONTEXT)
+            self._append(branch.target, start=start + len(branch.turn), parent=turn, kind=branch.kind)
+
+    def _append(self, ids: Sequence[int], *, start: int, parent: int, kind: int) -> int:
+        node = len(self.parents)
+        self.parents.append(parent)
+        self.ids.extend(ids)
+        self.positions.extend(range(start, start + len(ids)))
+        self.kinds.extend([kind] * len(ids))
+        self.nodes.extend([node] * len(ids))
+        return node
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Everything padded to `length`.
+
+        `input_ids`, `position_ids`, `kinds`: (length,) int64; `sources`: (length,) int64, the index of the
+        token that predicts this one (its predecessor on the path from the root); `attention_mask`:
+        (length, length) bool, True where a row's token may see a column's token.
+        """
+        padding = self.length - len(self.ids)
+        nodes = np.array(self.nodes + [len(self.parents)] * padding)
+        ancestors = self._ancestors()
+        causal = np.tri(self.length, dtype=bool)
+        return {
+            "input_ids": np.array(self.ids + [0] * padding),
+            "position_ids": np.array(self.positions + [0] * padding),
+            "kinds": np.array(self.kinds + [IGNORED] * padding),
+            "sources": self._sources(),
+            "attention_mask": ancestors[nodes[:, None], nodes[None, :]] & causal,
+        }
+
+    def _ancestors(self) -> NDArray[np.bool_]:
+        count = len(self.parents) + 1  # the last one stands for padding, which sees only itself
+        ancestors = np.eye(count, dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                ancestors[node] |= ancestors[parent]
+        return ancestors
+
+    def _sources(self) -> NDArray[np.int64]:
+        sources = np.arange(-1, self.length - 1)
+        first = {node: index for index, node in reversed(list(enumerate(self.nodes)))}
+        last = {node: index for index, node in enumerate(self.nodes)}
+        for node, index in first.items():
+            sources[index] = last[self.parents[node]] if self.parents[node] >= 0 else 0
+        return np.maximum(sources, 0)

@@ -1,0 +1,208 @@
+"""Train the demo checkpoint: `python -m training.train training/demo-cpu.yaml --out runs/demo`.
+
+Stops and goes on: run the same command again and it resumes from the last checkpoint in `--out`.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from tokenizers import Tokenizer
+from torch.nn import functional
+from torch.utils.data import IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from service.core.prompts import PromptSet, parse_prompt_set
+from training.examples import PublicText, Stage, TreeMaker, training_texts
+from training.model import make_config, make_model, protect
+from training.packing import ANSWER, CONTEXT, SCORE, Packer
+from training.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
+from training.world import World, demo_titles
+
+
+@dataclass
+class Curriculum:
+    """Where the training stands: moves on when both losses have fallen under their bounds."""
+
+    stages: list[Stage]
+    answer_bound: float
+    score_bound: float
+    min_steps: int
+    current: int = 0
+    entered_at: int = 0
+    answer_loss: float = 9.0
+    score_loss: float = 9.0
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.current]
+
+    def observe(self, answer_loss: float, score_loss: float) -> None:
+        self.answer_loss += 0.05 * (answer_loss - self.answer_loss)
+        self.score_loss += 0.05 * (score_loss - self.score_loss)
+
+    def advance(self, step: int) -> bool:
+        if self.current == len(self.stages) - 1 or step - self.entered_at < self.min_steps:
+            return False
+        if self.answer_loss > self.answer_bound or self.score_loss > self.score_bound:
+            return False
+        self.current, self.entered_at = self.current + 1, step
+        return True
+
+
+class PackedTrees(IterableDataset[dict[str, Any]]):
+    """An endless, seeded stream of packed sequences at the curriculum's current stage."""
+
+    def __init__(self, maker: TreeMaker, curriculum: Curriculum, *, seed: int) -> None:
+        self.maker, self.curriculum = maker, curriculum
+        self.rng = random.Random(seed)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        root = self.maker.root()
+        while True:
+            yield self._sequence(root)
+
+    def _sequence(self, root: list[int]) -> dict[str, Any]:
+        stage = self.curriculum.stage
+        packer = Packer(root, stage.length)
+        weights, misses = stage.weights, 0
+        while misses < 4:
+            kind = self.rng.choices(list(weights), list(weights.values()))[0]
+            for tree in self.maker.make(kind, stage, self.rng):
+                if packer.has_room(tree):
+                    packer.add(tree)
+                else:  # fill up with small trees, so that large ones stay as frequent as they should be
+                    misses += 1
+                    weights = {kind: weight for kind, weight in stage.weights.items() if "score" in kind}
+        return packer.arrays()
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+    batch["attention_mask"] = batch["attention_mask"][:, None]
+    return batch
+
+
+class TreeTrainer(Trainer):
+    """A Trainer whose loss is taken where the packed targets are."""
+
+    def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.curriculum, self.weights = curriculum, weights
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
+                     num_items_in_batch: Any = None) -> Any:  # fmt: skip
+        kinds, ids = inputs["kinds"], inputs["input_ids"]
+        hidden = model.model(
+            input_ids=ids, position_ids=inputs["position_ids"], attention_mask=inputs["attention_mask"]
+        ).last_hidden_state
+        wanted = (kinds == ANSWER) | (kinds == SCORE)
+        wanted |= (kinds == CONTEXT) & (torch.rand(kinds.shape) < self.weights["context_share"])
+        rows, columns = wanted.nonzero(as_tuple=True)
+        logits = model.lm_head(hidden[rows, inputs["sources"][rows, columns]])
+        losses = functional.cross_entropy(logits, ids[rows, columns], reduction="none")
+        kind = kinds[rows, columns]
+        parts = {code: losses[kind == code].mean() if (kind == code).any() else losses.sum() * 0
+                 for code in (ANSWER, SCORE, CONTEXT)}  # fmt: skip
+        self.curriculum.observe(float(parts[ANSWER].detach()), float(parts[SCORE].detach()))
+        return (self.weights["answer"] * parts[ANSWER] + self.weights["score"] * parts[SCORE]
+                + self.weights["context"] * parts[CONTEXT])  # fmt: skip
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        state = self.curriculum
+        extra = {"stage": state.current, "answer_loss": round(state.answer_loss, 4),
+                 "score_loss": round(state.score_loss, 4)}  # fmt: skip
+        super().log({**logs, **extra}, *args, **kwargs)
+
+
+class CurriculumCallback(TrainerCallback):
+    """Advances the curriculum and keeps its place beside each checkpoint."""
+
+    def __init__(self, curriculum: Curriculum, rng: random.Random) -> None:
+        self.curriculum, self.rng = curriculum, rng
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if self.curriculum.advance(state.global_step):
+            print(json.dumps({"step": state.global_step, "stage": self.curriculum.current}), flush=True)
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        place = {"current": self.curriculum.current, "entered_at": self.curriculum.entered_at,
+                 "answer_loss": self.curriculum.answer_loss, "score_loss": self.curriculum.score_loss}  # fmt: skip
+        path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "curriculum.json"
+        path.write_text(json.dumps(place))
+
+    def restore(self, checkpoint: Path) -> None:
+        for key, value in json.loads((checkpoint / "curriculum.json").read_text()).items():
+            setattr(self.curriculum, key, value)
+        self.rng.seed(f"{checkpoint.name}")
+
+
+def load_prompts(name: str) -> PromptSet:
+    text = resources.files("service.prompts").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_prompt_set(yaml.safe_load(text))
+
+
+def open_maker(config: dict[str, Any], out: Path) -> TreeMaker:
+    """The world, the public text if the config names any, and the tokenizer (trained on first use)."""
+    prompts = load_prompts(config["prompts"])
+    world = World.load(reserved=demo_titles())
+    data = config.get("public_text")
+    public = PublicText.load(Path(data["passages"]), Path(data["questions"])) if data else None
+    path = out / "tokenizer.json"
+    if not path.exists():
+        texts = training_texts(world, public, random.Random(config["seed"]), num_documents=20_000)
+        save_tokenizer(train_tokenizer(texts, prompts, vocab_size=config["model"]["vocab_size"]), out)
+    return TreeMaker(world, public, prompts, Tokenizer.from_file(str(path)))
+
+
+def training_arguments(config: dict[str, Any], out: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(out), seed=config["seed"], remove_unused_columns=False, use_cpu=True,
+        ignore_data_skip=True, report_to=[], logging_first_step=True, disable_tqdm=False,
+        optim="adamw_torch", adam_beta2=0.95, save_total_limit=2, **config["trainer"],
+    )  # fmt: skip
+
+
+def train(config: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_flush_denormal(True)  # denormal numbers are slow on CPUs
+    torch.set_num_threads(config["threads"])
+    maker = open_maker(config, out)
+    ids = {token: maker.tokenizer.token_to_id(token) for token in (PAD, BOS, EOS)}
+    model = make_model(make_config(pad=ids[PAD], bos=ids[BOS], eos=ids[EOS], **config["model"]), seed=config["seed"])
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
+    stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
+    curriculum = Curriculum(stages, **config["curriculum"])
+    protect(model, lambda: curriculum.current == 0)
+    data = PackedTrees(maker, curriculum, seed=config["seed"])
+    callback = CurriculumCallback(curriculum, data.rng)
+    trainer = TreeTrainer(
+        model=model, args=training_arguments(config, out), train_dataset=data, data_collator=collate,
+        callbacks=[callback], curriculum=curriculum, weights=config["loss"],
+    )  # fmt: skip
+    last = get_last_checkpoint(str(out))
+    if last is not None:
+        callback.restore(Path(last))
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model(str(out / "final"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    train(yaml.safe_load(arguments.config.read_text()), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
