@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
 from training.packing import ANSWER, SCORE, Branch, Tree
+from training.tokenizer import EOS, token_id
 from training.world import Document, Question, World
 
 
@@ -171,7 +172,7 @@ class TreeMaker:
         return Tree(self.ids(self.prompts.score_prompt("", passage).context[0]), branches)
 
     def _branch(self, turn: str, target: str, kind: int) -> Branch:
-        end = [self.tokenizer.token_to_id("</s>")] if kind == ANSWER else []
+        end = [token_id(self.tokenizer, EOS)] if kind == ANSWER else []
         return Branch(self.ids(turn), self.ids(target) + end, kind)
 
 

@@ -8,20 +8,21 @@ stage of training and free afterwards.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-MARK = 4.0  # the constant first coordinate of every embedding, in units of the others' spread
-LOOK_BACK = 2.5  # how sharply the first head looks one token back
-MATCH = 2.5  # how sharply the induction head matches
-COPY = 0.3  # how loudly it says what it found
+MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
+LOOK_BACK = 3.0  # how sharply the first head looks one token back
+MATCH = 3.5  # how sharply the induction head matches
+COPY = 0.15  # how loudly the output layer says what the induction head found
 
 
 def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, layers: int, heads: int,
                 intermediate: int, max_length: int, rope_theta: float) -> LlamaConfig:  # fmt: skip
-    """A Llama configuration with tied embeddings.
+    """A Llama configuration.
 
     A large `rope_theta` leaves half of each head's dimensions almost free of position, so that a head can
     compare what words are rather than where they stand.
@@ -29,7 +30,7 @@ def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, l
     return LlamaConfig(
         vocab_size=vocab_size, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads, intermediate_size=intermediate, max_position_embeddings=max_length,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta}, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta}, tie_word_embeddings=False,
         pad_token_id=pad, bos_token_id=bos, eos_token_id=eos, initializer_range=hidden**-0.5,
     )  # fmt: skip
 
@@ -48,13 +49,20 @@ def make_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
 
 
 def _plant(model: LlamaForCausalLM) -> None:
-    """Head 0 of the first layer looks back, head 0 of the second continues what was seen before."""
+    """Head 0 of the first layer looks back, head 0 of the second continues what was seen before.
+
+    Embeddings are large against what layers add at first, so that words stay recognisable while the layers
+    learn; the output layer starts by reading only what the induction head wrote.
+    """
     config = model.config
     hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
-    frequencies = config.rope_parameters["rope_theta"] ** (-torch.arange(size // 2) * 2 / size)
+    rope: Any = config.rope_parameters
+    frequencies = rope["rope_theta"] ** (-torch.arange(size // 2) * 2 / size)
     fast, slow = torch.arange(size // 4), torch.arange(size // 4, size // 2)
-    model.model.embed_tokens.weight[:, 0] = MARK * config.initializer_range
-    read, write = _orthonormal(size, hidden), _orthonormal(size, hidden)
+    embeddings = model.model.embed_tokens.weight
+    embeddings.normal_()
+    embeddings[:, 0] = MARK
+    read, write, found, said = (_orthonormal(size, hidden) for _ in range(4))
 
     first = model.model.layers[0].self_attn
     first.q_proj.weight[:size], first.k_proj.weight[:size] = 0.0, 0.0
@@ -62,16 +70,16 @@ def _plant(model: LlamaForCausalLM) -> None:
     first.k_proj.weight[fast, 0] = LOOK_BACK * torch.cos(frequencies[fast])
     first.k_proj.weight[fast + size // 2, 0] = LOOK_BACK * torch.sin(frequencies[fast])
     first.v_proj.weight[:size] = read
-    first.o_proj.weight[:, :size] = write.T / 16
+    first.o_proj.weight[:, :size] = write.T
 
     second = model.model.layers[1].self_attn
     rows = torch.cat([slow, slow + size // 2])  # the rotary dimensions that hardly turn
     second.q_proj.weight[:size], second.k_proj.weight[:size] = 0.0, 0.0
     second.q_proj.weight[rows] = MATCH * read[: len(rows)]
     second.k_proj.weight[rows] = MATCH * write[: len(rows)]
-    found = _orthonormal(size, hidden)
     second.v_proj.weight[:size] = found
-    second.o_proj.weight[:, :size] = COPY * found.T
+    second.o_proj.weight[:, :size] = said.T
+    model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
 
 
 def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:

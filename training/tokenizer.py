@@ -41,9 +41,16 @@ def train_tokenizer(texts: Iterable[str], prompts: PromptSet, *, vocab_size: int
 
 def save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write the files that transformers and vLLM read."""
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD).save_pretrained(
-        directory
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)  # type: ignore[no-untyped-call]
+    fast.save_pretrained(directory)
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the tokenizer is known to have."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return int(found)
 
 
 def _with_prompts(texts: Iterable[str], prompts: PromptSet) -> Iterable[str]:

@@ -25,7 +25,7 @@ from service.core.prompts import PromptSet, parse_prompt_set
 from training.examples import PublicText, Stage, TreeMaker, training_texts
 from training.model import make_config, make_model, protect
 from training.packing import ANSWER, CONTEXT, SCORE, Packer
-from training.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
+from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
 from training.world import World, demo_titles
 
 
@@ -177,7 +177,7 @@ def train(config: dict[str, Any], out: Path) -> None:
     torch.set_flush_denormal(True)  # denormal numbers are slow on CPUs
     torch.set_num_threads(config["threads"])
     maker = open_maker(config, out)
-    ids = {token: maker.tokenizer.token_to_id(token) for token in (PAD, BOS, EOS)}
+    ids = {token: token_id(maker.tokenizer, token) for token in (PAD, BOS, EOS)}
     model = make_model(make_config(pad=ids[PAD], bos=ids[BOS], eos=ids[EOS], **config["model"]), seed=config["seed"])
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
@@ -189,7 +189,7 @@ def train(config: dict[str, Any], out: Path) -> None:
         model=model, args=training_arguments(config, out), train_dataset=data, data_collator=collate,
         callbacks=[callback], curriculum=curriculum, weights=config["loss"],
     )  # fmt: skip
-    last = get_last_checkpoint(str(out))
+    last = get_last_checkpoint(str(out))  # type: ignore[no-untyped-call]
     if last is not None:
         callback.restore(Path(last))
     trainer.train(resume_from_checkpoint=last)

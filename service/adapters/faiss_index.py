@@ -70,7 +70,8 @@ class FaissIndex:
     def _nearest(self, vectors: Any, count: int, rows: NDArray[np.int64] | None) -> Any:
         if rows is None:
             return self._index.search(vectors, count)
-        return self._cpu.search(vectors, count, params=faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows))  # type: ignore[call-arg])
+        chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows))  # type: ignore[call-arg]
+        return self._cpu.search(vectors, count, params=chosen)
 
     def _retrieved(self, distances: NDArray[np.float32], rows: NDArray[np.int64]) -> list[RetrievedPassage]:
         scores = -distances if self._is_l2 else distances
