@@ -5,7 +5,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from training.world import Document, Question, World
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the curriculum; `near` is the share of passages whose
+    """One step of the curriculum; `families` limits the kinds of
+    thing that passages are about (all if None), `near` is the share of passages whose
     negatives are near-misses, `unanswerable` the share of contexts with such questions, `length` the tokens of a
     sequence, `weights` the shares of the four kinds of tree."""
 
     passages: tuple[int, int]
     max_facts: int
     explicit: float
+    families: int | None
     near: float
     unanswerable: float
     length: int
@@ -86,7 +88,7 @@ class TreeMaker:
 
     def _world_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
         count = rng.randint(*stage.passages)
-        group = self.world.sample_group(
+        group = self._world(stage).sample_group(
             rng, num_documents=count + 1, max_facts=stage.max_facts, explicit=stage.explicit
         )
         shown, absent = group[:count], group[count]
@@ -99,7 +101,9 @@ class TreeMaker:
         return [self._answer_tree([self._passage(document) for document in shown], asked)]
 
     def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
-        group = self.world.sample_group(rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit)
+        group = self._world(stage).sample_group(
+            rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit
+        )
         near = rng.random() < stage.near
         return [self._world_score_tree(document, group, rng, near) for document in group[: rng.randint(1, 3)]]
 
@@ -141,6 +145,12 @@ class TreeMaker:
         pool = public.by_title[title]
         chosen = rng.sample(pool, min(len(pool), count))
         return chosen + rng.choices(list(public.questions), k=count - len(chosen))
+
+    def _world(self, stage: Stage) -> World:
+        if stage.families is None:
+            return self.world
+        step = len(self.world.families) // stage.families
+        return replace(self.world, families=self.world.families[::step][: stage.families])
 
     def _public(self) -> PublicText:
         if self.public is None:

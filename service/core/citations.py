@@ -23,7 +23,7 @@ def cite(answer: str, passages: Sequence[ScoredPassage]) -> tuple[Citation, ...]
 def _stripped_span(answer: str) -> tuple[int, int]:
     """The answer without surrounding white space and final full stop."""
     start = len(answer) - len(answer.lstrip())
-    return start, max(start, len(answer.rstrip().removesuffix(".")))
+    return start, max(start, len(answer.rstrip().removesuffix(".").rstrip()))
 
 
 def _whole_words(text: str) -> re.Pattern[str]:

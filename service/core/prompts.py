@@ -100,25 +100,38 @@ def parse_prompt_set(document: Any) -> PromptSet:
     """
     try:
         for (part, key), names in _PLACEHOLDERS.items():
-            _check_placeholders(f"{part}.{key}", str(document[part][key]), names)
+            _check_placeholders(f"{part}.{key}", _text(f"{part}.{key}", document[part][key]), names)
         score, answer = document["score"], document["answer"]
         return PromptSet(
             name=str(document["name"]),
             version=int(document["version"]),
-            system=str(document["system"]),
+            system=_text("system", document["system"]),
             passage_with_title=document["passage"]["with_title"],
             passage_without_title=document["passage"]["without_title"],
             score_context=score["context"],
             score_turn=score["turn"],
-            label_true=score["label_true"],
-            label_false=score["label_false"],
+            label_true=_text("score.label_true", score["label_true"]),
+            label_false=_text("score.label_false", score["label_false"]),
             answer_context=answer["context"],
             answer_turn=answer["turn"],
-            abstention=answer["abstention"],
-            stop=tuple(answer["stop"]),
+            abstention=_text("answer.abstention", answer["abstention"]),
+            stop=_texts("answer.stop", answer["stop"]),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ConfigError(f"prompt file: {exc!r} is missing or of the wrong type") from exc
+
+
+def _text(where: str, value: object) -> str:
+    """YAML reads `True` without quotes as a boolean: such a label must not become a text by chance."""
+    if not isinstance(value, str):
+        raise ConfigError(f"prompt file: {where} must be a text in quotes, not {value!r}")
+    return value
+
+
+def _texts(where: str, values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ConfigError(f"prompt file: {where} must be a list of texts, not {values!r}")
+    return tuple(_text(where, value) for value in values)
 
 
 def _check_placeholders(where: str, template: str, names: frozenset[str]) -> None:

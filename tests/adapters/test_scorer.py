@@ -1,0 +1,204 @@
+"""Scoring many pairs: order, cache, calls, deadlines."""
+
+import asyncio
+import math
+import struct
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.adapters.memory_cache import MemoryCache
+from service.adapters.scorer import VllmScorer, is_packed, pack, unpack
+from service.core.cache_keys import CacheKeys
+from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError, RequestError
+from service.settings import VllmSettings
+from service.types import Passage, Score
+from tests.fake_vllm import FakeVllm
+
+KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
+QUESTION = "How high is Mont Blanc?"
+PASSAGES = [
+    Passage("rhine", "The Rhine flows to the sea."),
+    Passage("mont-blanc", "Mont Blanc is how high? 4,806 metres.", "Mont Blanc"),
+    Passage("eiger", "The Eiger is high."),
+]
+
+
+@dataclass
+class CountingCache(MemoryCache):
+    """A memory cache that remembers what it was asked for."""
+
+    asked: list[Sequence[str]] = field(default_factory=list)
+    written: list[Mapping[str, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__({"score": 60}, max_entries=1000)
+
+    async def get_many(self, kind: str, keys: Sequence[str]) -> list[bytes | None]:
+        self.asked.append(keys)
+        return await super().get_many(kind, keys)
+
+    async def set_many(self, kind: str, values: Mapping[str, bytes]) -> None:
+        self.written.append(values)
+        await super().set_many(kind, values)
+
+
+@asynccontextmanager
+async def scorer_of(
+    vllm: FakeVllm, cache: CountingCache | None = None, *, is_checked: bool = True, **limits: Any
+) -> AsyncIterator[VllmScorer]:
+    async with vllm.engine(is_checked=is_checked) as engine:
+        yield VllmScorer(engine, cache or CountingCache(), KEYS, VllmSettings(**limits))
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+async def relevances(scorer: VllmScorer, passages: Sequence[Passage] = PASSAGES, **options: Any) -> list[float]:
+    scored = await scorer.score(QUESTION, passages, deadline_s=soon(), **{"use_cache": True, **options})
+    return [score.relevance for score in scored.scores]
+
+
+async def test_scores_are_in_the_order_of_the_passages() -> None:
+    async with scorer_of(FakeVllm()) as scorer:
+        forwards, backwards = await relevances(scorer), await relevances(scorer, PASSAGES[::-1], use_cache=False)
+    assert forwards == backwards[::-1]
+    assert sorted(forwards) == [forwards[0], forwards[2], forwards[1]]
+
+
+async def test_usage_counts_tokens_and_pairs() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        usage = (await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)).usage
+    assert usage.prompt_tokens == sum(map(len, vllm.completions[0]["prompt"]))
+    assert (usage.completion_tokens, usage.pairs_scored, usage.pairs_cached) == (3, 3, 0)
+
+
+async def test_equal_passages_are_scored_once() -> None:
+    vllm = FakeVllm()
+    twin = Passage("twin", PASSAGES[1].text, PASSAGES[1].title)
+    async with scorer_of(vllm) as scorer:
+        scored = await scorer.score(QUESTION, [*PASSAGES, twin], deadline_s=soon(), use_cache=False)
+    assert len(vllm.completions[0]["prompt"]) == 3
+    assert scored.scores[3] == scored.scores[1]
+    assert scored.usage.pairs_scored == 3
+
+
+async def test_known_scores_make_no_call_and_cost_nothing() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        first = await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)
+        vllm.calls.clear()
+        second = await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)
+    assert vllm.calls == []
+    assert second.scores == first.scores
+    assert (second.usage.pairs_cached, second.usage.pairs_scored, second.usage.prompt_tokens) == (3, 0, 0)
+
+
+async def test_only_unknown_pairs_are_scored() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        await scorer.score(QUESTION, PASSAGES[1:2], deadline_s=soon(), use_cache=True)
+        vllm.calls.clear()
+        scored = await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)
+        alone = await relevances(scorer, use_cache=False)
+    assert len(vllm.completions[0]["prompt"]) == 2
+    assert (scored.usage.pairs_cached, scored.usage.pairs_scored) == (1, 2)
+    assert [score.relevance for score in scored.scores] == alone
+
+
+async def test_scores_of_another_question_are_not_taken() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        await scorer.score("Where is the Rhine?", PASSAGES, deadline_s=soon(), use_cache=True)
+        scored = await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)
+    assert scored.usage.pairs_scored == 3
+
+
+async def test_without_the_cache_it_is_neither_read_nor_written() -> None:
+    cache = CountingCache()
+    async with scorer_of(FakeVllm(), cache) as scorer:
+        await relevances(scorer, use_cache=False)
+    assert (cache.asked, cache.written) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"short", b"x" * 17, struct.pack("<dd", math.nan, 1.0), struct.pack("<dd", 1.5, 1.0), b"\xff" * 16]
+)
+async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
+    cache, vllm = CountingCache(), FakeVllm()
+    await cache.set_many("score", {KEYS.score(QUESTION, PASSAGES[0]): value})
+    async with scorer_of(vllm, cache) as scorer:
+        scored = await scorer.score(QUESTION, PASSAGES[:1], deadline_s=soon(), use_cache=True)
+    assert scored.usage.pairs_scored == 1
+    assert 0 <= scored.scores[0].relevance <= 1
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_packed_score_comes_back_as_it_was(relevance: float, label_mass: float) -> None:
+    value = pack(Score(relevance, label_mass))
+    assert is_packed(value)
+    assert unpack(value) == Score(relevance, label_mass)
+
+
+async def test_no_passages_make_no_call() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        scored = await scorer.score(QUESTION, [], deadline_s=soon(), use_cache=True)
+    assert (scored.scores, vllm.calls) == ((), [])
+
+
+@settings(max_examples=15, deadline=None)
+@given(count=st.integers(1, 12), max_prompts=st.integers(1, 5), max_tokens=st.integers(1, 1000))
+async def test_pairs_are_cut_into_calls_within_the_limits(count: int, max_prompts: int, max_tokens: int) -> None:
+    vllm = FakeVllm()
+    passages = [Passage(str(number), f"Mont Blanc is {number} metres high.") for number in range(count)]
+    limits = {"max_prompts_per_call": max_prompts, "max_tokens_per_call": max_tokens}
+    async with scorer_of(vllm, **limits) as scorer:
+        await relevances(scorer, passages)
+    calls = [body["prompt"] for body in vllm.completions]
+    assert sum(map(len, calls)) == count
+    assert all(len(call) <= max_prompts for call in calls)
+    assert all(sum(map(len, call)) <= max_tokens or len(call) == 1 for call in calls)
+
+
+async def test_cut_calls_give_the_same_scores_as_one() -> None:
+    async with scorer_of(FakeVllm()) as scorer:
+        whole = await relevances(scorer)
+    async with scorer_of(FakeVllm(), max_prompts_per_call=1) as scorer:
+        assert await relevances(scorer) == whole
+
+
+async def test_at_most_max_connections_calls_are_under_way() -> None:
+    under_way, most = 0, 0
+    vllm = FakeVllm(delay_s=0.005)
+
+    def count(_: httpx.Request) -> None:
+        nonlocal most
+        most = max(most, len(vllm.calls) - answered)
+
+    answered = 0
+    async with scorer_of(vllm, max_prompts_per_call=1, max_connections=2) as scorer:
+        client = scorer._engine.client
+        label_logprobs = client.label_logprobs
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await label_logprobs(*args, **options)
+            finally:
+                under_way -= 1
+
+        client.label_logprobs = counted  # type: ignore[method-assign]
+        await relevances(scorer, [Passage(str(number), f"text {number}") for number in range(7)])
+    assert most == 2

@@ -1,0 +1,92 @@
+"""Equal keys must mean equal results."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.core.cache_keys import CacheKeys, digest
+from service.types import Passage, Query
+
+KEYS = CacheKeys(checkpoint="checkpoint", prompts="prompts", index="index", encoder="encoder")
+PASSAGE = Passage("id", "text", "title", {"kind": "mountain"})
+QUERY = Query("question", top_n=20, top_k=5, max_tokens=32, deadline_s=9.0, filters={"kind": "mountain"})
+
+
+def test_parts_are_kept_apart() -> None:
+    assert digest("ab", "c") != digest("a", "bc")
+    assert digest("a", "b") != digest("ab")
+    assert digest("a", "") != digest("a")
+    assert digest(1) != digest("1")
+    assert digest(1) != digest(True)
+
+
+@given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))
+def test_different_parts_have_different_digests(one: list[str], other: list[str]) -> None:
+    assert (digest(*one) == digest(*other)) == (one == other)
+
+
+def test_half_of_a_surrogate_pair_still_has_a_digest() -> None:
+    assert digest("\ud800") != digest("\udfff")
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "prompts"])
+def test_score_depends_on_the(part: str) -> None:
+    assert KEYS.score("question", PASSAGE) != replace(KEYS, **{part: "other"}).score("question", PASSAGE)
+
+
+@pytest.mark.parametrize("part", ["text", "title"])
+def test_score_depends_on_the_passages(part: str) -> None:
+    assert KEYS.score("question", PASSAGE) != KEYS.score("question", replace(PASSAGE, **{part: "other"}))
+
+
+def test_score_depends_on_the_question() -> None:
+    assert KEYS.score("question", PASSAGE) != KEYS.score("other", PASSAGE)
+
+
+def test_score_is_shared_by_equal_texts_under_other_ids_and_indexes() -> None:
+    shared = replace(KEYS, index="other", encoder="other").score("question", replace(PASSAGE, id="other", metadata={}))
+    assert KEYS.score("question", PASSAGE) == shared
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder"])
+def test_answer_depends_on_the_deployments(part: str) -> None:
+    assert KEYS.answer(QUERY) != replace(KEYS, **{part: "other"}).answer(QUERY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("question", "other"),
+        ("top_n", 21),
+        ("top_k", 6),
+        ("max_tokens", 33),
+        ("filters", {}),
+        ("filters", {"kind": "river"}),
+        ("filters", {"kind": ["mountain"]}),
+        ("filters", {"kind": None}),
+        ("filters", {"other": "mountain"}),
+    ],
+)
+def test_answer_depends_on_the_querys(field: str, value: Any) -> None:
+    changed: Query = replace(QUERY, **{field: value})
+    assert KEYS.answer(QUERY) != KEYS.answer(changed)
+
+
+def test_answer_does_not_depend_on_the_deadline_or_the_order_of_filters() -> None:
+    one = replace(QUERY, filters={"a": 1, "b": 2}, deadline_s=1.0)
+    assert KEYS.answer(one) == KEYS.answer(replace(one, filters={"b": 2, "a": 1}, deadline_s=2.0))
+
+
+def test_embedding_depends_on_question_and_encoder() -> None:
+    embedding = KEYS.embedding("question")
+    assert embedding != KEYS.embedding("other")
+    assert embedding != replace(KEYS, encoder="other").embedding("question")
+
+
+def test_kinds_of_entries_never_share_a_key() -> None:
+    keys = CacheKeys(checkpoint="", prompts="", index="", encoder="")
+    query = Query("", top_n=1, top_k=1, max_tokens=1, deadline_s=1.0)
+    assert len({keys.embedding(""), keys.score("", Passage("", "")), keys.answer(query)}) == 3

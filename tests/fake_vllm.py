@@ -1,0 +1,135 @@
+"""A vLLM server in the process: a small tokenizer, and the three paths that the service calls."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import httpx
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from service.adapters.engine import Engine
+from service.adapters.prompt_files import read_golden
+from service.adapters.tokenizer import PromptTokenizer
+from service.adapters.vllm_client import VllmClient
+from tests.fakes import rankrag_prompts
+
+SPECIAL_TOKENS = ["<|begin_of_text|>", "<|eot_id|>", "</s>"]
+Logprobs = Callable[[str], tuple[float, float]]
+
+
+def tiny_tokenizer(*, labels: Sequence[str] = (" True", " False")) -> Tokenizer:
+    """A byte-level BPE with a BOS and end tokens like Llama's, in which `labels` are single tokens."""
+    return Tokenizer.from_str(_trained(tuple(labels)))
+
+
+@cache
+def _trained(labels: tuple[str, ...]) -> str:
+    prompts = rankrag_prompts()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    turns = [f"Assistant:{label}\n\n" * 50 for label in labels]
+    tokenizer.train_from_iterator([prompts.system * 5, prompts.score_turn * 5, *turns], trainer)
+    bos = SPECIAL_TOKENS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    text: str = tokenizer.to_str()
+    return text
+
+
+def prompt_tokenizer() -> PromptTokenizer:
+    return PromptTokenizer(tiny_tokenizer(), rankrag_prompts())
+
+
+def by_shared_words(prompt: str) -> tuple[float, float]:
+    """True is the likelier the more words question and passage share."""
+    context, _, turn = prompt.partition("User: ")
+    question, _, _ = turn.partition(", access whether")
+    shared = _words(question) & _words(context.partition("Passage: ")[2])
+    return -1.0 / (1 + len(shared)), -0.5 * (1 + len(shared))
+
+
+def _words(text: str) -> set[str]:
+    return {word.strip(".,?").casefold() for word in text.split()}
+
+
+def sse(*events: object) -> str:
+    """The body of a stream: JSON events, texts as they are."""
+    return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
+
+
+@dataclass
+class FakeVllm:
+    """Answers as vLLM 0.32 does; `instead` may answer, raise or return None to go on, before anything else."""
+
+    tokenizer: Tokenizer = field(default_factory=tiny_tokenizer)
+    logprobs: Logprobs = by_shared_words
+    completion: Sequence[str] = (" 4,806", " metres")
+    max_model_len: int = 512
+    instead: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
+    delay_s: float = 0.0
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.calls]
+
+    @property
+    def completions(self) -> list[Any]:
+        return [body for path, body in self.calls if path == "/v1/completions"]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[VllmClient]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(self._answer), base_url="http://vllm") as http:
+            yield VllmClient(http)
+
+    @asynccontextmanager
+    async def engine(self, *, is_checked: bool = True, timeout_s: float = 5.0) -> AsyncIterator[Engine]:
+        async with self.client() as client:
+            engine = Engine(client, prompt_tokenizer(), read_golden(), interval_s=0.001, timeout_s=timeout_s)
+            if is_checked:
+                await engine.check()
+                self.calls.clear()
+            yield engine
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        self.calls.append((request.url.path, body))
+        await asyncio.sleep(self.delay_s)
+        if (other := self.instead(request)) is not None:
+            return other
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "fake", "max_model_len": self.max_model_len}]})
+        if request.url.path == "/tokenize":
+            return httpx.Response(200, json={"tokens": self.tokenizer.encode(body["prompt"]).ids})
+        assert request.url.path == "/v1/completions"
+        return self._stream(body) if body.get("stream") else self._scores(body)
+
+    def _scores(self, body: Any) -> httpx.Response:
+        choices = [
+            {"index": index, "text": "", "logprobs": {"top_logprobs": [self._labels(body, prompt)]}}
+            for index, prompt in enumerate(body["prompt"])
+        ]
+        usage = {"prompt_tokens": sum(map(len, body["prompt"])), "completion_tokens": len(choices)}
+        return httpx.Response(200, json={"choices": choices[::-1], "usage": usage})  # any order is allowed
+
+    def _labels(self, body: Any, prompt: list[int]) -> dict[str, float]:
+        logprobs = self.logprobs(self.tokenizer.decode(prompt))
+        return {f"token_id:{id_}": logprob for id_, logprob in zip(body["logprob_token_ids"], logprobs, strict=True)}
+
+    def _stream(self, body: Any) -> httpx.Response:
+        events: list[object] = [{"choices": [{"index": 0, "text": text}]} for text in self.completion]
+        usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(self.completion)}
+        text = sse(*events, {"choices": [], "usage": usage}, "[DONE]")
+        return httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream"})

@@ -1,0 +1,213 @@
+"""Small stand-ins for what the pipeline needs, in memory and without a clock of their own."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from service.adapters.prompt_files import read_prompts
+from service.api.services import Dependency, Services
+from service.core.prompts import PromptSet
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.ports import Piece, Scores, Vector
+from service.settings import Settings
+from service.types import Answer, Filters, Passage, Query, RetrievedPassage, Score, Usage
+
+Relevance = Callable[[str, Passage], float]
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now_s: float = 100.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def nothing_happens() -> None:
+    """What a fake does between being called and answering, unless a test says more."""
+
+
+@dataclass
+class FakeEncoder:
+    """Encodes every question to the same vector."""
+
+    error: Exception | None = None
+    meanwhile: Callable[[], None] = nothing_happens
+    calls: list[tuple[str, bool]] = field(default_factory=list)
+
+    async def encode_query(self, question: str, *, use_cache: bool) -> Vector:
+        self.calls.append((question, use_cache))
+        self.meanwhile()
+        if self.error:
+            raise self.error
+        return np.ones(4, dtype=np.float32)
+
+
+@dataclass
+class FakeIndex:
+    """Retrieves its passages in their order, whatever is asked."""
+
+    stored: Sequence[Passage] = ()
+    error: Exception | None = None
+    meanwhile: Callable[[], None] = nothing_happens
+    version: str = "index-1"
+    calls: list[tuple[int, Filters]] = field(default_factory=list)
+
+    async def search(self, vector: Vector, top_n: int, filters: Filters) -> list[RetrievedPassage]:
+        assert vector.dtype == np.float32
+        self.calls.append((top_n, filters))
+        self.meanwhile()
+        if self.error:
+            raise self.error
+        return [
+            RetrievedPassage(passage, 1.0 / rank, rank) for rank, passage in enumerate(self.stored[:top_n], start=1)
+        ]
+
+
+def by_overlap(question: str, passage: Passage) -> float:
+    """The share of the question's words that the passage has."""
+    words = question.casefold().split()
+    held = f"{passage.title} {passage.text}".casefold().split()
+    return sum(word in held for word in words) / max(len(words), 1)
+
+
+@dataclass
+class FakeScorer:
+    """Scores with `relevance`, at one prompt token a pair."""
+
+    relevance: Relevance = by_overlap
+    error: Exception | None = None
+    meanwhile: Callable[[], None] = nothing_happens
+    calls: list[tuple[str, tuple[Passage, ...]]] = field(default_factory=list)
+    deadlines_s: list[float] = field(default_factory=list)
+    used_cache: list[bool] = field(default_factory=list)
+
+    async def score(self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool) -> Scores:
+        self.calls.append((question, tuple(passages)))
+        self.deadlines_s.append(deadline_s)
+        self.used_cache.append(use_cache)
+        self.meanwhile()
+        if self.error:
+            raise self.error
+        scores = tuple(Score(self.relevance(question, passage), 0.99) for passage in passages)
+        return Scores(scores, Usage(prompt_tokens=len(scores), pairs_scored=len(scores)))
+
+
+@dataclass
+class FakeGenerator:
+    """Generates `texts`, then the usage; raises `error` after `num_before_error` of them."""
+
+    texts: Sequence[str] = (" 4,806", " metres")
+    is_context_cut: bool = False
+    error: Exception | None = None
+    num_before_error: int = 0
+    meanwhile: Callable[[], None] = nothing_happens
+    calls: list[tuple[str, tuple[Passage, ...], int, float]] = field(default_factory=list)
+
+    async def generate(
+        self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
+    ) -> AsyncIterator[Piece]:
+        self.calls.append((question, tuple(passages), max_tokens, deadline_s))
+        for number, text in enumerate(self.texts):
+            if self.error and number == self.num_before_error:
+                raise self.error
+            self.meanwhile()
+            yield Piece(text, is_context_cut=self.is_context_cut)
+        if self.error:
+            raise self.error
+        usage = Usage(prompt_tokens=40, completion_tokens=len(self.texts))
+        yield Piece("", usage=usage, is_context_cut=self.is_context_cut)
+
+
+@dataclass
+class MemoryAnswers:
+    """Remembers answers by the whole query but its deadline, and counts who asks."""
+
+    known: dict[str, Answer] = field(default_factory=dict)
+    num_gets: int = 0
+    num_puts: int = 0
+
+    async def get(self, query: Query) -> Answer | None:
+        self.num_gets += 1
+        return self.known.get(_key(query))
+
+    async def put(self, query: Query, answer: Answer) -> None:
+        self.num_puts += 1
+        self.known[_key(query)] = answer
+
+
+def _key(query: Query) -> str:
+    return repr(replace(query, deadline_s=0.0))
+
+
+def rankrag_prompts() -> PromptSet:
+    return read_prompts("rankrag-v1").prompts
+
+
+MONT_BLANC = Passage("mont-blanc", "Mont Blanc rises to 4,806 metres.", "Mont Blanc", {"kind": "mountain"})
+RHINE = Passage("rhine", "The Rhine is a river.", "Rhine", {"kind": "river", "length_km": 1230})
+EIGER = Passage("eiger", "The Eiger rises to 3,967 metres.", "Eiger", {"kind": "mountain"})
+PASSAGES = (RHINE, MONT_BLANC, EIGER)
+
+
+@dataclass
+class FakeServices:
+    """All fakes of one app; `open` is what `create_app` takes for `open_pipeline`."""
+
+    encoder: FakeEncoder = field(default_factory=FakeEncoder)
+    index: FakeIndex = field(default_factory=lambda: FakeIndex(PASSAGES))
+    scorer: FakeScorer = field(default_factory=FakeScorer)
+    generator: FakeGenerator = field(default_factory=FakeGenerator)
+    answers: MemoryAnswers = field(default_factory=MemoryAnswers)
+    clock: Clock = field(default_factory=Clock)
+    has_index: bool = True
+    engine: Dependency = field(default_factory=lambda: Dependency(True, "serving fake"))
+    cache: Dependency = field(default_factory=lambda: Dependency(True, "in this process", required=False))
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            encoder=self.encoder,
+            index=self.index,
+            scorer=self.scorer,
+            generator=self.generator,
+            answers=self.answers,
+            prompts=rankrag_prompts(),
+            clock=self.clock,
+        )
+
+    @asynccontextmanager
+    async def open(self, settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+        yield Services(
+            settings=settings,
+            metrics=metrics,
+            prompts=rankrag_prompts(),
+            scorer=self.scorer,
+            pipeline=self.pipeline() if self.has_index else None,
+            model="models/fake",
+            index_version=self.index.version if self.has_index else "",
+            dependencies=self._dependencies,
+            clock=self.clock,
+        )
+
+    def _dependencies(self) -> Mapping[str, Dependency]:
+        index = Dependency(self.has_index, "3 passages" if self.has_index else "none configured", self.has_index)
+        return {"engine": self.engine, "index": index, "cache": self.cache}
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `app`, started and stopped as a server would; what the app lets escape is a 500 here too."""
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            yield client

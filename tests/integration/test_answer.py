@@ -1,0 +1,93 @@
+"""POST /answer on the real vLLM, FAISS, encoder and Redis."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from tests.integration.conftest import Vllm
+
+QUESTION = "How high is Mont Blanc?"
+
+
+def ask(client: httpx.Client, **body: object) -> httpx.Response:
+    return client.post("/answer", json={"question": QUESTION, **body})
+
+
+def test_an_answer_shows_where_it_came_from(client: httpx.Client) -> None:
+    response = ask(client, cache=False)
+    body = response.json()
+    assert response.status_code == 200
+    assert body["answer"]
+    assert len(body["passages"]) == 5
+    assert [passage["rank"] for passage in body["passages"]] == [1, 2, 3, 4, 5]
+    scores = [passage["relevance_score"] for passage in body["passages"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(1 <= passage["retrieval_rank"] <= 20 for passage in body["passages"])
+    assert body["usage"]["pairs_scored"] == 20
+    assert {"encode", "search", "score", "generate", "total"} <= body["timings_ms"].keys()
+    assert "score;dur=" in response.headers["Server-Timing"]
+    assert body["degraded"] == []
+
+
+def test_citations_hold_the_answers_words(client: httpx.Client) -> None:
+    body = ask(client).json()
+    texts = {passage["id"]: f"{passage['title']}. {passage['text']}" for passage in body["passages"]}
+    for citation in body["citations"]:
+        assert body["answer"][citation["start"] : citation["end"]] == citation["text"]
+        for source in citation["sources"]:
+            assert citation["text"].casefold() in texts[source["id"]].casefold()
+
+
+def test_two_identical_requests_make_one_engine_call(client: httpx.Client, vllm: Vllm) -> None:
+    first = ask(client).json()
+    before = vllm.num_requests()
+    second = ask(client).json()
+    assert vllm.num_requests() - before <= 2  # canary scores only
+    assert second["cached"]
+    assert second["answer"] == first["answer"]
+    assert second["passages"] == first["passages"]
+    assert second["usage"]["total_tokens"] == 0
+
+
+def test_fifty_concurrent_questions_all_succeed(client: httpx.Client) -> None:
+    questions = [f"How high is mountain number {number}?" for number in range(50)]
+    with ThreadPoolExecutor(50) as pool:
+        responses = list(pool.map(lambda q: client.post("/answer", json={"question": q, "top_n": 4}), questions))
+    assert [response.status_code for response in responses] == [200] * 50
+
+
+def test_fifty_concurrent_identical_questions_agree(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        responses = list(pool.map(lambda _: ask(client), range(50)))
+    assert [response.status_code for response in responses] == [200] * 50
+    assert len({response.json()["answer"] for response in responses}) == 1
+
+
+def test_filters_keep_only_what_they_name(client: httpx.Client) -> None:
+    body = ask(client, filters={"family": ["river", "lake"]}, top_k=20).json()
+    assert {passage["metadata"]["family"] for passage in body["passages"]} <= {"river", "lake"}
+    assert len(body["passages"]) == 20
+
+
+def test_an_unknown_filter_field_is_named(client: httpx.Client) -> None:
+    response = ask(client, filters={"colour": "red"})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "filters.colour"
+
+
+def test_no_matching_passage_is_an_abstention(client: httpx.Client) -> None:
+    body = ask(client, filters={"family": "no such family"}).json()
+    assert body["abstained"]
+    assert body["passages"] == []
+
+
+def test_a_stream_ends_in_the_same_answer(client: httpx.Client) -> None:
+    whole = ask(client, cache=False).json()
+    events = []
+    with client.stream("POST", "/answer", json={"question": QUESTION, "stream": True, "cache": False}) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = [line.removeprefix("event: ") for line in response.iter_lines() if line.startswith("event: ")]
+    assert events[:2] == ["search_results", "rerank"]
+    assert events[-1] == "final"
+    assert "answer.delta" in events
+    assert whole["answer"]

@@ -1,0 +1,63 @@
+"""The demo corpus end to end: every question through POST /answer."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.conftest import ROOT
+
+ROWS = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
+ANSWERABLE = [row for row in ROWS if row["answerable"]]
+UNANSWERABLE = [row for row in ROWS if not row["answerable"]]
+TOP_K = 5
+
+
+@pytest.fixture(scope="module")
+def answers(service: str) -> dict[str, dict[str, Any]]:
+    """Response bodies by question id. `top_k` 20 shows where the gold passage stood before and after."""
+    with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(4) as pool:
+        bodies = pool.map(lambda row: http.post("/answer", json={"question": row["question"]}).json(), ROWS)
+        return dict(zip((row["id"] for row in ROWS), bodies, strict=True))
+
+
+@pytest.fixture(scope="module")
+def gold_ranks(service: str) -> list[tuple[int, int]]:
+    """(retrieval rank, rank after reranking) of each gold passage among 20; 99 where it was not retrieved."""
+    with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda row: _gold_rank(http, row), ANSWERABLE))
+
+
+def _gold_rank(http: httpx.Client, row: dict[str, Any]) -> tuple[int, int]:
+    body = http.post("/answer", json={"question": row["question"], "top_k": 20, "max_tokens": 1}).json()
+    found = [p for p in body["passages"] if p["id"] == row["passage_id"]]
+    return (found[0]["retrieval_rank"], found[0]["rank"]) if found else (99, 99)
+
+
+def normal(text: str) -> str:
+    return " ".join(text.casefold().strip(" .").removeprefix("the ").split())
+
+
+def test_answers_match_exactly(answers: dict[str, dict[str, Any]]) -> None:
+    hits = sum(normal(answers[row["id"]]["answer"]) in map(normal, row["answers"]) for row in ANSWERABLE)
+    print(f"\nexact match: {hits}/{len(ANSWERABLE)} = {hits / len(ANSWERABLE):.3f}")
+    assert hits / len(ANSWERABLE) >= 0.70
+
+
+def test_reranking_keeps_the_gold_passage_and_does_no_harm(gold_ranks: list[tuple[int, int]]) -> None:
+    before = sum(retrieved <= TOP_K for retrieved, _ in gold_ranks) / len(gold_ranks)
+    after = sum(reranked <= TOP_K for _, reranked in gold_ranks) / len(gold_ranks)
+    first_before = sum(retrieved == 1 for retrieved, _ in gold_ranks) / len(gold_ranks)
+    first_after = sum(reranked == 1 for _, reranked in gold_ranks) / len(gold_ranks)
+    print(f"\nR@5 {before:.3f} -> {after:.3f}, R@1 {first_before:.3f} -> {first_after:.3f}")
+    assert after >= 0.95
+    assert after >= before
+
+
+def test_abstentions_are_marked(answers: dict[str, dict[str, Any]]) -> None:
+    abstained = sum(answers[row["id"]]["abstained"] for row in UNANSWERABLE)
+    wrongly = sum(answers[row["id"]]["abstained"] for row in ANSWERABLE)
+    print(f"\nabstained: {abstained}/{len(UNANSWERABLE)} unanswerable, {wrongly}/{len(ANSWERABLE)} answerable")
+    assert abstained / len(UNANSWERABLE) > wrongly / len(ANSWERABLE)
