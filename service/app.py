@@ -17,7 +17,7 @@ from service.adapters.counted_cache import CountedCache
 from service.adapters.encoder import QueryEncoder
 from service.adapters.engine import Engine, supervise
 from service.adapters.generator import VllmGenerator
-from service.adapters.index_directory import OpenIndex, open_index
+from service.adapters.index_directory import Manifest, OpenIndex, open_index
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
 from service.adapters.redis_cache import RedisCache, open_redis
@@ -28,7 +28,7 @@ from service.api import health, routes
 from service.api.errors import add_error_handlers
 from service.api.middleware import BodyLimit, Observe
 from service.api.services import Dependency, Services
-from service.core.cache_keys import CacheKeys
+from service.core.cache_keys import CacheKeys, digest
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.ports import Cache
@@ -135,8 +135,13 @@ def _cache_keys(prompt_file: PromptFile, revision: str, opened: OpenIndex | None
         checkpoint=revision,
         prompts=f"{prompt_file.prompts.id}:{prompt_file.digest}",
         index=opened.manifest.version if opened else "",
-        encoder=opened.manifest.query_encoder_revision if opened else "",
+        encoder=_encoder_key(opened.manifest) if opened else "",
     )
+
+
+def _encoder_key(manifest: Manifest) -> str:
+    """The model's files and how they are used: pooling, prompt and normalisation change a vector too."""
+    return digest(manifest.query_encoder_revision, manifest.encoder.model_dump_json())
 
 
 async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Cache:

@@ -1,13 +1,17 @@
 """uvicorn around the app, with logs and exit codes."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 import uvicorn
 from asgi_correlation_id import correlation_id
 
+from service.api.services import Services
 from service.app import Death, create_app, open_pipeline
 from service.errors import CheckpointError, RankRAGError
+from service.metrics import Metrics
 from service.settings import Settings
 
 CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
@@ -23,7 +27,7 @@ def run_server(settings: Settings, *, host: str, port: int) -> int:
     """
     configure_logs(settings.log_level)
     death = Death()
-    app = create_app(settings, lambda s, m: open_pipeline(s, m, on_death=death.stop_process))
+    app = create_app(settings, lambda s, m: open_or_tell(s, m, death))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -36,13 +40,23 @@ def run_server(settings: Settings, *, host: str, port: int) -> int:
             server_header=False,
         )
     )
-    try:
+    with suppress(SystemExit):  # uvicorn's own exit code says only that the start failed
         server.run()
-    except RankRAGError as exc:
-        death.causes.append(exc)
     if death.causes:
         return CHECKPOINT_EXIT if isinstance(death.causes[0], CheckpointError) else CONFIG_EXIT
     return 0 if server.started else CONFIG_EXIT
+
+
+@asynccontextmanager
+async def open_or_tell(settings: Settings, metrics: Metrics, death: Death) -> AsyncIterator[Services]:
+    """`open_pipeline`; what stops the start is logged in one line and remembered for the exit code."""
+    try:
+        async with open_pipeline(settings, metrics, on_death=death.stop_process) as services:
+            yield services
+    except RankRAGError as exc:
+        log.error("start_refused", error=exc.message, code=exc.code)
+        death.causes.append(exc)
+        raise
 
 
 def configure_logs(level: str) -> None:

@@ -21,13 +21,13 @@ SPECIAL_TOKENS = ["<|begin_of_text|>", "<|eot_id|>", "</s>"]
 Logprobs = Callable[[str], tuple[float, float]]
 
 
-def tiny_tokenizer(*, labels: Sequence[str] = (" True", " False")) -> Tokenizer:
-    """A byte-level BPE with a BOS and end tokens like Llama's, in which `labels` are single tokens."""
-    return Tokenizer.from_str(_trained(tuple(labels)))
+def tiny_tokenizer() -> Tokenizer:
+    """A byte-level BPE with a BOS and end tokens like Llama's, in which the labels are single tokens."""
+    return Tokenizer.from_str(_trained())
 
 
 @cache
-def _trained(labels: tuple[str, ...]) -> str:
+def _trained() -> str:
     prompts = rankrag_prompts()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -38,7 +38,7 @@ def _trained(labels: tuple[str, ...]) -> str:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    turns = [f"Assistant:{label}\n\n" * 50 for label in labels]
+    turns = [f"Assistant:{label}\n\n" * 50 for label in (prompts.label_true, prompts.label_false)]
     tokenizer.train_from_iterator([prompts.system * 5, prompts.score_turn * 5, *turns], trainer)
     bos = SPECIAL_TOKENS[0]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -80,6 +80,8 @@ class FakeVllm:
     instead: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
     delay_s: float = 0.0
     calls: list[tuple[str, Any]] = field(default_factory=list)
+    num_under_way: int = 0
+    most_under_way: int = 0
 
     @property
     def paths(self) -> list[str]:
@@ -106,7 +108,15 @@ class FakeVllm:
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         self.calls.append((request.url.path, body))
-        await asyncio.sleep(self.delay_s)
+        self.num_under_way += 1
+        self.most_under_way = max(self.most_under_way, self.num_under_way)
+        try:
+            await asyncio.sleep(self.delay_s)
+            return self._reply(request, body)
+        finally:
+            self.num_under_way -= 1
+
+    def _reply(self, request: httpx.Request, body: Any) -> httpx.Response:
         if (other := self.instead(request)) is not None:
             return other
         if request.url.path == "/v1/models":

@@ -99,6 +99,22 @@ class TreeTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.curriculum, self.weights = curriculum, weights
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW; embeddings are larger than other weights here, so they take larger steps."""
+        model = model or self.model
+        embeddings = [model.model.embed_tokens.weight]
+        others = [parameter for parameter in model.parameters() if parameter is not embeddings[0]]
+        rate, decay = self.args.learning_rate, self.args.weight_decay
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": embeddings, "lr": rate * self.weights["embedding_rate"], "weight_decay": 0.0},
+                {"params": [p for p in others if p.ndim > 1], "lr": rate, "weight_decay": decay},
+                {"params": [p for p in others if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
+            ],
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+        )
+        return self.optimizer
+
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
                      num_items_in_batch: Any = None) -> Any:  # fmt: skip
         kinds, ids = inputs["kinds"], inputs["input_ids"]
@@ -168,7 +184,7 @@ def training_arguments(config: dict[str, Any], out: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out), seed=config["seed"], remove_unused_columns=False, use_cpu=True,
         ignore_data_skip=True, report_to=[], logging_first_step=True, disable_tqdm=False,
-        optim="adamw_torch", adam_beta2=0.95, save_total_limit=2, **config["trainer"],
+        adam_beta2=0.95, save_total_limit=2, **config["trainer"],
     )  # fmt: skip
 
 

@@ -83,11 +83,13 @@ class QueryEncoder:
         self._encoder = encoder
         self._cache = cache
         self._keys = keys
+        self._num_bytes = encoder.dim * np.dtype(np.float32).itemsize
         self._turn = asyncio.Lock()  # one forward pass at a time: more only fight over the cores
 
     async def encode_query(self, question: str, *, use_cache: bool = True) -> Vector:
         key = self._keys.embedding(question)
-        if use_cache and (found := (await self._cache.get_many("embedding", [key]))[0]) is not None:
+        found = (await self._cache.get_many("embedding", [key]))[0] if use_cache else None
+        if found is not None and len(found) == self._num_bytes:  # of another length it is none of this encoder's
             return np.frombuffer(found, dtype=np.float32)
         async with self._turn:
             vector: Vector = (await asyncio.to_thread(self._encoder.encode, [question]))[0]

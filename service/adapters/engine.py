@@ -13,7 +13,7 @@ import structlog
 from service.adapters.tokenizer import Labels, PromptTokenizer
 from service.adapters.vllm_client import ServedModel, VllmClient
 from service.core.scoring import score_from_logprobs
-from service.errors import CheckpointError, DeadlineError, EngineError, RankRAGError
+from service.errors import CheckpointError, DeadlineError, EngineError, RankRAGError, RequestError
 from service.types import Score
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class Engine:
             self._enter(EngineState(is_ready=True, reason="", model=model))
 
     async def watch(self) -> None:
-        """Check for ever.
+        """Check for ever, from one interval after now on.
 
         Raises:
             CheckpointError: the first checkpoint this process ever saw is wrong. A later one that is wrong
@@ -94,6 +94,7 @@ class Engine:
         """
         was_verified = self.state.is_ready
         while True:
+            await asyncio.sleep(self._interval_s)
             try:
                 await self.check()
             except CheckpointError:
@@ -101,7 +102,6 @@ class Engine:
                     raise
                 log.exception("checkpoint_rejected")
             was_verified = was_verified or self.state.is_ready
-            await asyncio.sleep(self._interval_s)
 
     def _enter(self, state: EngineState) -> None:
         if state.is_ready != self.state.is_ready:
@@ -145,7 +145,12 @@ class Engine:
 
     async def _scores(self, model: ServedModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         limit = model.max_model_len - 1
-        prompts = [self.tokenizer.score_prompt(q, "", text, max_tokens=limit).ids for q, text in pairs]
+        try:
+            prompts = [self.tokenizer.score_prompt(q, "", text, max_tokens=limit).ids for q, text in pairs]
+        except RequestError as exc:
+            raise CheckpointError(
+                f"vLLM serves {model.id!r} with a context of {model.max_model_len} tokens, too short for a golden pair"
+            ) from exc
         found, _ = await self.client.label_logprobs(model.id, prompts, self.labels, timeout_s=self._timeout_s)
         return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found]
 

@@ -17,6 +17,7 @@ from service.types import Filters, RetrievedPassage
 log = structlog.get_logger(__name__)
 
 Device = Literal["auto", "cpu", "gpu"]
+_MAX_FOUND = 2048  # what FAISS can return from a GPU
 _METRICS = {"ip": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 
 
@@ -62,10 +63,22 @@ class FaissIndex:
         if count == 0:
             return []
         try:
-            distances, found = self._nearest(vector[None, :], count, rows)
+            distances, found = self._with_ties(vector[None, :], count, rows)
         except RuntimeError as exc:
             raise RetrievalError(f"the vector search failed: {exc}") from exc
-        return self._retrieved(distances[0], found[0])
+        return self._retrieved(distances, found, count)
+
+    def _with_ties(
+        self, vectors: Any, count: int, rows: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best `count`, and whatever ties with the last of them: FAISS cuts between ties by chance."""
+        most = max(min(len(self) if rows is None else len(rows), _MAX_FOUND), count)
+        number = min(count + 1, most)
+        while True:
+            distances, found = self._nearest(vectors, number, rows)
+            if number == most or distances[0, -1] != distances[0, count - 1]:
+                return distances[0], found[0]
+            number = min(2 * number, most)
 
     def _nearest(self, vectors: Any, count: int, rows: NDArray[np.int64] | None) -> Any:
         if rows is None:
@@ -73,9 +86,9 @@ class FaissIndex:
         chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows))  # type: ignore[call-arg]
         return self._cpu.search(vectors, count, params=chosen)
 
-    def _retrieved(self, distances: NDArray[np.float32], rows: NDArray[np.int64]) -> list[RetrievedPassage]:
+    def _retrieved(self, distances: NDArray[np.float32], rows: NDArray[np.int64], count: int) -> list[RetrievedPassage]:
         scores = -distances if self._is_l2 else distances
-        order = np.lexsort((rows, -scores))
+        order = np.lexsort((rows, -scores))[:count]
         passages = self._passages.passages([int(rows[position]) for position in order])
         return [
             RetrievedPassage(passage, float(scores[position]), rank)

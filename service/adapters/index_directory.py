@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.adapters.encoder import EncoderConfig, SentenceEncoder
 from service.adapters.faiss_index import Device, FaissIndex, write_vectors
-from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, write_passages
+from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, is_unicode, write_passages
 from service.core.chunking import Chunker, passage_id
 from service.errors import ConfigError, CorpusError
 from service.types import Passage
@@ -80,17 +80,19 @@ def _read_row(
 ) -> None:
     try:
         document = parse_row(line)
-        if first := lines_of.get(document.id):
-            raise CorpusError(f"id {document.id!r} was already used in line {first}")
+        passages = list(split(document, chunker))
+        ids = {document.id, *(passage.id for passage in passages)}  # "a" cut in two, and a document "a#1"
+        for id_ in sorted(ids & lines_of.keys()):
+            raise CorpusError(f"id {id_!r} was already used in line {lines_of[id_]}")
         corpus.types.check(document.metadata)
     except CorpusError as exc:
         if not skip_bad:
             raise CorpusError(f"{where}: {exc.message}") from exc
         corpus.skipped.append(f"{where}: {exc.message}")
         return
-    lines_of[document.id] = number
+    lines_of.update(dict.fromkeys(ids, number))
     corpus.num_documents += 1
-    corpus.passages.extend(split(document, chunker))
+    corpus.passages.extend(passages)
 
 
 def parse_row(line: bytes) -> Passage:
@@ -101,7 +103,7 @@ def parse_row(line: bytes) -> Passage:
     """
     try:
         row = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise CorpusError(f"not JSON: {exc}") from exc
     if not isinstance(row, dict):
         raise CorpusError(f"a row is an object, not {type(row).__name__}")
@@ -110,9 +112,13 @@ def parse_row(line: bytes) -> Passage:
     for name in ("id", "text"):
         if not isinstance(row.get(name), str) or not row[name].strip():
             raise CorpusError(f"`{name}` must be a text that is not empty", field=name)
-    title, metadata = row.get("title") or "", row.get("metadata") or {}
+    title = "" if row.get("title") is None else row["title"]
     if not isinstance(title, str):
         raise CorpusError("`title` must be a text", field="title")
+    for name, text in (("id", row["id"]), ("title", title), ("text", row["text"])):
+        if not is_unicode(text):
+            raise CorpusError(f"`{name}` holds half a surrogate pair, which is no character", field=name)
+    metadata = {} if row.get("metadata") is None else row["metadata"]
     _check_metadata(metadata)
     return Passage(row["id"], row["text"], title, metadata)
 
@@ -121,7 +127,7 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise CorpusError("`metadata` must be an object", field="metadata")
     for name, value in metadata.items():
-        if not is_metadata_value(value):
+        if not is_unicode(name) or not is_metadata_value(value):
             raise CorpusError(f"metadata.{name} must be a text, a number, true, false or null")
 
 
@@ -141,8 +147,10 @@ def build_index(
     `progress` wraps the batches that are encoded. A build that dies leaves the old index as it was.
 
     Raises:
-        ConfigError: the encoder can't be had. RetrievalError: it failed.
+        ConfigError: the encoder can't be had, or `out` holds something that is no index. RetrievalError: the
+            encoder failed.
     """
+    _check_replaceable(out)
     passage_encoder = SentenceEncoder(encoder, "passage")
     query_revision = SentenceEncoder(encoder, "query").revision if encoder.passage_model else passage_encoder.revision
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +160,7 @@ def build_index(
         write_vectors(directory / VECTORS, vectors, encoder.metric)
         manifest = Manifest(
             format=FORMAT,
-            version=_version(directory, query_revision),
+            version=_version(directory, encoder, query_revision),
             created_at=datetime.now(UTC),
             encoder=encoder,
             query_encoder_revision=query_revision,
@@ -181,12 +189,19 @@ def embedded_text(passage: Passage) -> str:
     return f"{passage.title}. {passage.text}" if passage.title else passage.text
 
 
-def _version(directory: Path, query_revision: str) -> str:
-    digest = hashlib.sha256(query_revision.encode())
+def _version(directory: Path, encoder: EncoderConfig, query_revision: str) -> str:
+    digest = hashlib.sha256(f"{encoder.model_dump_json()}{query_revision}".encode())
     for name in (PASSAGES, VECTORS):
         with (directory / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _check_replaceable(out: Path) -> None:
+    """Only an index or nothing may be replaced: what else is there, was named by mistake."""
+    is_replaceable = not out.exists() or (out / MANIFEST).is_file() or (out.is_dir() and not any(out.iterdir()))
+    if not is_replaceable:
+        raise ConfigError(f"{out} exists and is not an index: it is left alone, choose another directory", field="out")
 
 
 @contextmanager
@@ -201,6 +216,8 @@ def _replacing(out: Path) -> Iterator[Path]:
             out.rename(old)
         fresh.rename(out)
     finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
 

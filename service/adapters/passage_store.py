@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from service.errors import CorpusError, RequestError
+from service.errors import ConfigError, CorpusError, RequestError
 from service.types import Filters, Metadata, MetadataValue, Passage
 
 _PREFIX = "meta."
@@ -37,16 +37,15 @@ class MetadataTypes:
 
     def check(self, metadata: Metadata) -> None:
         """Raises CorpusError where a field's value is of another kind than in an earlier row."""
-        for name, value in metadata.items():
-            if value is None:
-                continue
-            wanted = self.types.setdefault(name, _TYPES[type(value)])
-            if wanted != _TYPES[type(value)]:
+        given = {name: _TYPES[type(value)] for name, value in metadata.items() if value is not None}
+        for name, type_ in given.items():
+            wanted = self.types.get(name, type_)
+            if wanted != type_:
                 raise CorpusError(
-                    f"metadata.{name} is {_describe(_TYPES[type(value)])} here but {_describe(wanted)} in an "
-                    "earlier row",
+                    f"metadata.{name} is {_describe(type_)} here but {_describe(wanted)} in an earlier row",
                     field=f"metadata.{name}",
                 )
+        self.types |= given
 
 
 def write_passages(path: Path, passages: Iterable[Passage], types: MetadataTypes) -> None:
@@ -71,14 +70,23 @@ def _row(passage: Passage) -> dict[str, Any]:
 
 
 def _column_value(value: MetadataValue) -> MetadataValue:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Whole numbers are compared as floats; one beyond all floats equals no stored number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 class PassageStore:
     """Reads what `write_passages` wrote. Opening costs milliseconds; a row costs microseconds."""
 
     def __init__(self, path: Path) -> None:
-        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        try:
+            self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        except (OSError, pa.ArrowInvalid) as exc:
+            raise ConfigError(f"{path} is not a file of passages: {exc}") from exc
         self._matching = lru_cache(maxsize=64)(self._find_matching)
 
     def __len__(self) -> int:
@@ -98,6 +106,8 @@ class PassageStore:
             RequestError: a field that no passage has, or a value of another type than the field's.
         """
         frozen = tuple((name, _as_tuple(value)) for name, value in sorted(filters.items()))
+        for name, values in frozen:
+            self._check_filter(name, values)  # before what is remembered, where 1 and True are the same key
         return self._matching(frozen)
 
     def _find_matching(self, filters: tuple[tuple[str, tuple[MetadataValue, ...]], ...]) -> NDArray[np.int64]:
@@ -106,20 +116,23 @@ class PassageStore:
             mask = pc.and_(mask, self._passes(name, values))
         return np.flatnonzero(np.asarray(mask)).astype(np.int64)
 
-    def _passes(self, name: str, values: tuple[MetadataValue, ...]) -> Any:
+    def _check_filter(self, name: str, values: tuple[MetadataValue, ...]) -> None:
         if _PREFIX + name not in self._table.column_names:
             known = sorted(n.removeprefix(_PREFIX) for n in self._table.column_names if n.startswith(_PREFIX))
             raise RequestError(
                 f"filters.{name}: no passage has this metadata field; there are: {', '.join(known) or 'none'}",
                 field=f"filters.{name}",
             )
-        column = self._table[_PREFIX + name].combine_chunks()
+        type_ = self._table.schema.field(_PREFIX + name).type
         for value in values:
-            if value is not None and _TYPES[type(value)] != column.type:
+            if value is not None and _TYPES[type(value)] != type_:
                 raise RequestError(
-                    f"filters.{name} compares with {_describe(column.type)}, not {_describe(_TYPES[type(value)])}",
+                    f"filters.{name} compares with {_describe(type_)}, not {_describe(_TYPES[type(value)])}",
                     field=f"filters.{name}",
                 )
+
+    def _passes(self, name: str, values: tuple[MetadataValue, ...]) -> Any:
+        column = self._table[_PREFIX + name].combine_chunks()
         wanted = pa.array([_column_value(value) for value in values], type=column.type)
         return pc.is_in(column, value_set=wanted)
 
@@ -139,6 +152,18 @@ def _describe(type_: pa.DataType) -> str:
 
 def is_metadata_value(value: object) -> bool:
     """Text, a finite number, a boolean or null: what a filter can compare with."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, str | int)
+    if isinstance(value, str):
+        return is_unicode(value)
+    try:
+        return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    except OverflowError:
+        return False
+
+
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold but UTF-8, and so a file, can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -92,7 +92,10 @@ def pack(score: Score) -> bytes:
 
 
 def is_packed(value: bytes | None) -> TypeGuard[bytes]:
-    return value is not None and len(value) == _PACKED.size
+    """Whether `value` can be what `pack` made: whatever else is in the cache is a miss, not a score."""
+    if value is None or len(value) != _PACKED.size:
+        return False
+    return all(0.0 <= part <= 1.0 for part in _PACKED.unpack(value))
 
 
 def unpack(value: bytes) -> Score:

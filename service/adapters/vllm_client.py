@@ -89,8 +89,8 @@ class VllmClient:
             choices = sorted(body["choices"], key=lambda choice: int(choice["index"]))
             found = [_label_logprobs(choice, labels) for choice in choices]
             num_tokens = int(body["usage"]["prompt_tokens"])
-        if len(found) != len(prompts):
-            raise EngineError(f"vLLM answered {len(found)} of {len(prompts)} prompts")
+        if [int(choice["index"]) for choice in choices] != list(range(len(prompts))):
+            raise EngineError(f"vLLM gave {len(found)} answers to {len(prompts)} prompts, not one to each")
         return found, num_tokens
 
     async def stream_completion(
@@ -107,7 +107,7 @@ class VllmClient:
             "stream_options": {"include_usage": True},
         }
         with _translated():
-            timeout = httpx.Timeout(timeout_s)
+            timeout = self._timeout(timeout_s)
             async with aconnect_sse(self._http, "POST", "/v1/completions", json=request, timeout=timeout) as source:
                 await _raise_for_status(source.response)
                 async for event in source.aiter_sse():
@@ -118,10 +118,14 @@ class VllmClient:
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
         with _translated():
-            response = await self._http.request(method, path, json=body, timeout=httpx.Timeout(timeout_s))
+            response = await self._http.request(method, path, json=body, timeout=self._timeout(timeout_s))
             await _raise_for_status(response)
         with _well_formed(path):
             return response.json()
+
+    def _timeout(self, timeout_s: float) -> httpx.Timeout:
+        """Connecting may not use up the whole time: a dead host should be told apart from a slow one early."""
+        return httpx.Timeout(timeout_s, connect=min(timeout_s, self._http.timeout.connect or timeout_s))
 
 
 def _label_logprobs(choice: Any, labels: Labels) -> LabelLogprobs:
@@ -173,7 +177,7 @@ def _translated() -> Iterator[None]:
         raise EngineError("vLLM can't be reached: no connection in time") from exc
     except (httpx.TimeoutException, TimeoutError) as exc:
         raise DeadlineError("vLLM did not answer in the time this request has") from exc
-    except (httpx.TransportError, SSEError) as exc:
+    except (httpx.RequestError, SSEError) as exc:
         raise EngineError(f"vLLM can't be reached: {type(exc).__name__} {exc}".rstrip()) from exc
 
 

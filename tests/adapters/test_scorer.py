@@ -1,6 +1,7 @@
 """Scoring many pairs: order, cache, calls, deadlines."""
 
 import asyncio
+import json
 import math
 import struct
 import time
@@ -20,9 +21,10 @@ from service.core.cache_keys import CacheKeys
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError, RequestError
 from service.settings import VllmSettings
 from service.types import Passage, Score
-from tests.fake_vllm import FakeVllm
+from tests.fake_vllm import FakeVllm, prompt_tokenizer
 
 KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
+LABELS = prompt_tokenizer().labels()
 QUESTION = "How high is Mont Blanc?"
 PASSAGES = [
     Passage("rhine", "The Rhine flows to the sea."),
@@ -156,7 +158,7 @@ async def test_no_passages_make_no_call() -> None:
     assert (scored.scores, vllm.calls) == ((), [])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(count=st.integers(1, 12), max_prompts=st.integers(1, 5), max_tokens=st.integers(1, 1000))
 async def test_pairs_are_cut_into_calls_within_the_limits(count: int, max_prompts: int, max_tokens: int) -> None:
     vllm = FakeVllm()
@@ -178,27 +180,130 @@ async def test_cut_calls_give_the_same_scores_as_one() -> None:
 
 
 async def test_at_most_max_connections_calls_are_under_way() -> None:
-    under_way, most = 0, 0
     vllm = FakeVllm(delay_s=0.005)
-
-    def count(_: httpx.Request) -> None:
-        nonlocal most
-        most = max(most, len(vllm.calls) - answered)
-
-    answered = 0
     async with scorer_of(vllm, max_prompts_per_call=1, max_connections=2) as scorer:
-        client = scorer._engine.client
-        label_logprobs = client.label_logprobs
-
-        async def counted(*args: Any, **options: Any) -> Any:
-            nonlocal under_way, most
-            under_way += 1
-            most = max(most, under_way)
-            try:
-                return await label_logprobs(*args, **options)
-            finally:
-                under_way -= 1
-
-        client.label_logprobs = counted  # type: ignore[method-assign]
         await relevances(scorer, [Passage(str(number), f"text {number}") for number in range(7)])
-    assert most == 2
+    assert len(vllm.completions) == 7
+    assert vllm.most_under_way == 2
+
+
+async def test_past_deadline_is_a_deadline_error_without_waiting() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        vllm.delay_s = 60
+        begun_s = time.monotonic()
+        with pytest.raises(DeadlineError):
+            await scorer.score(QUESTION, PASSAGES, deadline_s=begun_s - 1, use_cache=False)
+    assert time.monotonic() - begun_s < 5
+
+
+async def test_slow_engine_is_a_deadline_error_at_the_deadline_and_nothing_is_remembered() -> None:
+    vllm, cache = FakeVllm(), CountingCache()
+    async with scorer_of(vllm, cache, max_prompts_per_call=1) as scorer:
+        vllm.delay_s = 60
+        begun_s = time.monotonic()
+        with pytest.raises(DeadlineError):
+            await scorer.score(QUESTION, PASSAGES, deadline_s=begun_s + 0.05, use_cache=True)
+    assert 0.04 < time.monotonic() - begun_s < 5
+    assert vllm.num_under_way == 0
+    assert cache.written == []
+
+
+def refusing(text: str, response: httpx.Response, tokenizer: Any) -> Any:
+    """Answers with `response` to the call whose prompts hold `text`."""
+
+    def instead(request: httpx.Request) -> httpx.Response | None:
+        body = json.loads(request.content) if request.content else {}
+        prompts = body.get("prompt", [])
+        held = any(text in tokenizer.decode(prompt) for prompt in prompts)
+        return response if held else None
+
+    return instead
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, EngineRefusedError), (429, EngineOverloadedError), (500, EngineError)]
+)
+async def test_one_failing_call_fails_all_with_its_own_error(status: int, kind: type[EngineError]) -> None:
+    vllm, cache = FakeVllm(), CountingCache()
+    async with scorer_of(vllm, cache, max_prompts_per_call=1) as scorer:
+        vllm.instead = refusing("Eiger", httpx.Response(status, json={"message": "no"}), vllm.tokenizer)
+        with pytest.raises(EngineError) as caught:
+            await scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=True)
+    assert type(caught.value) is kind
+    assert cache.written == []
+
+
+async def test_failed_caller_harms_no_other() -> None:
+    vllm = FakeVllm(delay_s=0.01)
+    async with scorer_of(vllm, max_prompts_per_call=1) as scorer:
+        vllm.instead = refusing("Eiger", httpx.Response(500), vllm.tokenizer)
+        results = await asyncio.gather(
+            scorer.score(QUESTION, PASSAGES[2:], deadline_s=soon(), use_cache=False),
+            scorer.score(QUESTION, PASSAGES[:2], deadline_s=soon(), use_cache=False),
+            return_exceptions=True,
+        )
+    assert isinstance(results[0], EngineError)
+    assert not isinstance(results[1], BaseException)
+    assert len(results[1].scores) == 2
+
+
+async def test_cancelled_caller_frees_its_places() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm, max_prompts_per_call=1, max_connections=1) as scorer:
+        vllm.delay_s = 60
+        caller = asyncio.create_task(scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=False))
+        while not vllm.num_under_way:
+            await asyncio.sleep(0.001)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        vllm.delay_s = 0
+        assert len(await relevances(scorer, use_cache=False)) == 3
+
+
+async def test_engine_that_was_never_verified_is_not_asked() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm, is_checked=False) as scorer:
+        with pytest.raises(EngineError, match="not been verified"):
+            await relevances(scorer)
+    assert vllm.calls == []
+
+
+NAN_BODY = (
+    '{"usage": {"prompt_tokens": 1}, "choices": [{"index": 0, "logprobs": {"top_logprobs": '
+    '[{"token_id:%d": NaN, "token_id:%d": -1.0}]}}]}' % (LABELS.true, LABELS.false)
+)
+
+
+async def test_logprob_that_is_not_a_number_fails_the_request() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        vllm.instead = lambda _: httpx.Response(200, text=NAN_BODY)
+        with pytest.raises(EngineError):
+            await relevances(scorer, PASSAGES[:1])
+
+
+async def test_question_that_fills_the_context_is_the_requests_error() -> None:
+    async with scorer_of(FakeVllm()) as scorer:
+        with pytest.raises(RequestError) as caught:
+            await scorer.score("long " * 2000, PASSAGES, deadline_s=soon(), use_cache=True)
+    assert caught.value.field == "question"
+
+
+async def test_prompt_leaves_room_for_the_one_token_that_is_sampled() -> None:
+    vllm = FakeVllm()
+    async with scorer_of(vllm) as scorer:
+        await relevances(scorer, [Passage("long", "Mont Blanc is high. " * 500)])
+    assert vllm.max_model_len - 5 <= len(vllm.completions[0]["prompt"][0]) <= vllm.max_model_len - 1
+
+
+async def test_sizes_of_calls_are_observed() -> None:
+    sizes: list[int] = []
+    vllm = FakeVllm()
+    async with vllm.engine() as engine:
+        scorer = VllmScorer(
+            engine, CountingCache(), KEYS, VllmSettings(max_prompts_per_call=2), observe_batch=sizes.append
+        )
+        await relevances(scorer)
+    assert sorted(sizes) == [1, 2]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,12 @@ class Vllm:
         for process in [parent, *parent.children(recursive=True)]:
             process.send_signal(number)
 
+    def kill(self) -> None:
+        """All of it at once, as the kernel does when memory runs out."""
+        self.signal_all(signal.SIGKILL)
+        self.process.kill()
+        wait_until(lambda: not is_listening(self.port), within_s=READY_WITHIN_S)
+
     def restart(self) -> None:
         self.process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), self.port, self.log)
         self.process.start()
@@ -74,10 +81,11 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vllm(logs: Path) -> Iterator[Vllm]:
     port, log = free_port(), logs / "vllm.log"
     process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log)
+    engine = Vllm(port, log, process)
     with running(process, "vLLM", log):
-        engine = Vllm(port, log, process)
         yield engine
-        engine.process.stop()
+        if engine.process is not process:
+            engine.process.stop()
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +149,11 @@ def wait_until(is_true: Callable[[], bool], *, within_s: float) -> float:
         assert waited < within_s, f"not within {within_s} s"
         time.sleep(0.1)
     return time.monotonic() - begun
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def readiness(http: httpx.Client) -> int:

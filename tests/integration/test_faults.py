@@ -48,9 +48,7 @@ def test_a_hung_vllm_is_noticed_and_forgiven(client: httpx.Client, vllm: Vllm) -
     assert client.post("/rerank", json={**PAIRS, "cache": False}).status_code == 200
 
 
-def test_a_request_that_meets_a_hang_ends_by_its_deadline(
-    start_service: Start, settings: Settings, vllm: Vllm
-) -> None:
+def test_a_request_that_meets_a_hang_ends_by_its_deadline(start_service: Start, settings: Settings, vllm: Vllm) -> None:
     url = start_service({**settings, "RANKRAG_REQUEST_TIMEOUT_S": "3", "RANKRAG_VLLM__HEALTH_INTERVAL_S": "60"})
     vllm.signal_all(signal.SIGSTOP)
     try:
@@ -66,7 +64,7 @@ def test_a_request_that_meets_a_hang_ends_by_its_deadline(
 
 @pytest.mark.timeout(420)
 def test_a_killed_vllm_is_an_honest_error_until_it_is_back(client: httpx.Client, vllm: Vllm) -> None:
-    vllm.signal_all(signal.SIGKILL)
+    vllm.kill()
     wait_until(lambda: readiness(client) == 503, within_s=READY_WITHIN_S)
     engine = client.get("/readyz").json()["dependencies"]["engine"]
     assert not engine["ok"]

@@ -134,7 +134,7 @@ def test_the_first_sentence_names_the_entity(world: World) -> None:
     for group in sample_groups(world, 9, 200):
         for document in group:
             name = document.title.casefold()
-            assert document.text.casefold().find(name) in range(0, 120)
+            assert document.text.casefold().find(name) in range(120)
 
 
 def test_lengths_stay_in_bounds(world: World) -> None:
@@ -178,18 +178,14 @@ def test_demo_passages(corpus: dict[str, dict[str, Any]]) -> None:
         assert row["id"].startswith(row["metadata"]["family"] + "-")
 
 
-def test_demo_answers_are_in_their_passages(
-    corpus: dict[str, dict[str, Any]], questions: list[dict[str, Any]]
-) -> None:
+def test_demo_answers_are_in_their_passages(corpus: dict[str, dict[str, Any]], questions: list[dict[str, Any]]) -> None:
     answerable = [row for row in questions if row["answerable"]]
     assert len(answerable) >= 150
     for row in answerable:
         assert row["answers"][0] in corpus[row["passage_id"]]["text"], row
 
 
-def test_demo_questions_mean_one_passage(
-    corpus: dict[str, dict[str, Any]], questions: list[dict[str, Any]]
-) -> None:
+def test_demo_questions_mean_one_passage(corpus: dict[str, dict[str, Any]], questions: list[dict[str, Any]]) -> None:
     for row in questions:
         if row["answerable"]:
             title = corpus[row["passage_id"]]["title"]

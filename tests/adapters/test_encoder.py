@@ -1,0 +1,143 @@
+"""The query encoder with its cache, and the real MiniLM."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.adapters.encoder import (
+    EncoderConfig,
+    QueryEncoder,
+    SentenceEncoder,
+    content_revision,
+    model_directory,
+)
+from service.adapters.index_directory import build_index, open_index, read_corpus
+from service.adapters.memory_cache import MemoryCache
+from service.core.cache_keys import CacheKeys
+from service.errors import ConfigError, RetrievalError
+
+KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
+
+
+@dataclass
+class ThreeNumbers:
+    """A model whose vectors are the text's length, three times."""
+
+    dim: int = 3
+    error: Exception | None = None
+    threads: list[int] = field(default_factory=list)
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
+        assert batch_size
+        self.threads.append(threading.get_ident())
+        if self.error:
+            raise self.error
+        return np.array([[len(text)] * 3 for text in texts], dtype=np.float32)
+
+
+def encoder_of(model: ThreeNumbers, cache: MemoryCache | None = None) -> QueryEncoder:
+    cache = cache or MemoryCache({"embedding": 60}, max_entries=10)
+    return QueryEncoder(cast(SentenceEncoder, model), cache, KEYS)
+
+
+async def test_question_is_encoded_off_the_event_loop() -> None:
+    model = ThreeNumbers()
+    vector = await encoder_of(model).encode_query("four")
+    assert vector.tolist() == [4, 4, 4]
+    assert threading.get_ident() not in model.threads
+
+
+async def test_known_question_is_not_encoded_again() -> None:
+    model = ThreeNumbers()
+    encoder = encoder_of(model)
+    first, second = await encoder.encode_query("four"), await encoder.encode_query("four")
+    assert first.tolist() == second.tolist()
+    assert second.dtype == np.float32
+    assert len(model.threads) == 1
+
+
+async def test_without_the_cache_it_is_neither_read_nor_written() -> None:
+    model = ThreeNumbers()
+    encoder = encoder_of(model)
+    await encoder.encode_query("four", use_cache=False)
+    await encoder.encode_query("four", use_cache=True)
+    await encoder.encode_query("four", use_cache=False)
+    assert len(model.threads) == 3
+
+
+@pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8, b"\0" * 16])
+async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
+    cache = MemoryCache({"embedding": 60}, max_entries=10)
+    await cache.set_many("embedding", {KEYS.embedding("four"): value})
+    assert (await encoder_of(ThreeNumbers(), cache).encode_query("four")).tolist() == [4, 4, 4]
+
+
+async def test_failure_reaches_the_caller_and_leaves_the_turn_free() -> None:
+    model = ThreeNumbers(error=RetrievalError("out of memory"))
+    encoder = encoder_of(model)
+    with pytest.raises(RetrievalError):
+        await encoder.encode_query("four")
+    model.error = None
+    assert len(await asyncio.wait_for(encoder.encode_query("four"), 5)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("package:no_such_package/model", "'no_such_package' is not installed"),
+        ("no such model!", "is not a directory"),
+    ],
+)
+def test_encoder_that_is_not_there_is_a_config_error(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model_directory(name, None)
+
+
+def test_directory_without_a_model_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        SentenceEncoder(EncoderConfig(model=str(tmp_path)), "query")
+
+
+def test_revision_is_that_of_the_content(tmp_path: Path) -> None:
+    for name, weights in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(weights)
+    one, same, other = (content_revision(tmp_path / name) for name in "abc")
+    assert one == same != other
+
+
+# The real model, once
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceEncoder:
+    return SentenceEncoder(EncoderConfig(), "query", "cpu")
+
+
+def test_minilm_gives_normalised_vectors_that_do_not_depend_on_the_batch(minilm: SentenceEncoder) -> None:
+    texts = ["How high is Mont Blanc?", "A river."]
+    vectors = minilm.encode(texts)
+    assert (vectors.shape, vectors.dtype) == ((2, 384), np.float32)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert vectors[1] == pytest.approx(minilm.encode(texts[1:])[0], abs=1e-5)
+    assert minilm.dim == 384
+
+
+async def test_minilm_index_finds_the_passage_that_answers(tmp_path: Path, minilm: SentenceEncoder) -> None:
+    texts = ["Mont Blanc rises to 4,806 metres.", "The Rhine is a river.", "Bread is baked.", "Cats sleep.", "Io is a moon."]
+    rows = [f'{{"id": "{number}", "text": "{text}"}}' for number, text in enumerate(texts)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
+    corpus = read_corpus(tmp_path / "corpus.jsonl", max_words=100, skip_bad=False)
+    manifest = build_index(corpus, tmp_path / "index", EncoderConfig(), max_words=100)
+    opened = open_index(tmp_path / "index", device="auto", encoder_device="cpu")
+    found = await opened.index.search(minilm.encode(["How high is the mountain?"])[0], 2, {})
+    assert found[0].passage.id == "0"
+    assert found[0].retrieval_score > found[1].retrieval_score
+    assert manifest.query_encoder_revision == minilm.revision

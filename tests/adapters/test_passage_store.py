@@ -1,0 +1,184 @@
+"""Passages on disk: what was written comes back, and filters select what they say."""
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, write_passages
+from service.errors import CorpusError, RequestError
+from service.types import Filters, Metadata, Passage
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def stored(directory: Path, passages: list[Passage]) -> PassageStore:
+    types = MetadataTypes()
+    for passage in passages:
+        types.check(passage.metadata)
+    write_passages(directory / "passages.arrow", passages, types)
+    return PassageStore(directory / "passages.arrow")
+
+
+def store_of(directory: Path, *rows: Metadata) -> PassageStore:
+    return stored(directory, [Passage(str(number), "text", "", row) for number, row in enumerate(rows)])
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=5))
+def test_passages_come_back_as_they_were(texts: list[tuple[str, str, str]]) -> None:
+    passages = [Passage(id_, text, title) for id_, text, title in texts]
+    with TemporaryDirectory() as directory:
+        store = stored(Path(directory), passages)
+        assert store.passages(range(len(passages))) == passages
+        assert len(store) == len(passages)
+
+
+def test_rows_come_in_the_order_asked_and_may_repeat(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {}, {}, {})
+    assert [passage.id for passage in store.passages([2, 0, 2])] == ["2", "0", "2"]
+    assert store.passages([]) == []
+
+
+def test_metadata_comes_back_with_its_types(tmp_path: Path) -> None:
+    rows: list[Metadata] = [
+        {"text": "漢字", "int": 3, "float": 0.5, "bool": True, "nothing": None},
+        {"int": 2.5, "float": 4},
+        {},
+    ]
+    found = [passage.metadata for passage in store_of(tmp_path, *rows).passages([0, 1, 2])]
+    assert found == rows
+    assert [type(value) for value in found[0].values()] == [str, int, float, bool, type(None)]
+
+
+def test_metadata_named_like_a_column_does_not_disturb_it(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {"id": "other", "text": 3, "meta.x": True, "": "empty"})
+    passage = store.passages([0])[0]
+    assert (passage.id, passage.text) == ("0", "text")
+    assert list(store.matching({"id": "other", "text": 3, "meta.x": True, "": "empty"})) == [0]
+
+
+def test_file_is_opened_without_being_read(tmp_path: Path) -> None:
+    passages = [Passage(str(number), "x" * 10_000) for number in range(2000)]
+    stored(tmp_path, passages)
+    before = pa.total_allocated_bytes()
+    store = PassageStore(tmp_path / "passages.arrow")
+    assert pa.total_allocated_bytes() - before < 1_000_000
+    assert store.passages([1999]) == [passages[1999]]
+
+
+def test_more_rows_than_one_batch_keep_their_numbers(tmp_path: Path) -> None:
+    store = stored(tmp_path, [Passage(str(number), "", "", {"odd": number % 2 == 1}) for number in range(70_000)])
+    assert [passage.id for passage in store.passages([65_535, 65_536, 69_999])] == ["65535", "65536", "69999"]
+    assert len(store.matching({"odd": True})) == 35_000
+
+
+# Filters
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "text": st.sampled_from(["a", "b", "é"]),
+    "number": st.one_of(st.integers(-2, 2), st.sampled_from([0.5, 1.0, -0.0])),
+    "flag": st.booleans(),
+}
+ROWS = st.lists(
+    st.fixed_dictionaries({}, optional={name: st.one_of(st.none(), values) for name, values in VALUES.items()}),
+    max_size=12,
+)
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.one_of(st.none(), values, st.lists(st.one_of(st.none(), values), max_size=3))
+        for name, values in VALUES.items()
+    },
+)
+EVERY_FIELD: Metadata = {"text": "c", "number": 99, "flag": False}
+
+
+def passes(metadata: Metadata, filters: Filters) -> bool:
+    return all(
+        metadata.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in filters.items()
+    )
+
+
+@settings(max_examples=120)
+@given(ROWS, FILTERS)
+def test_matching_rows_are_those_of_brute_force(rows: list[Metadata], filters: Filters) -> None:
+    rows = [EVERY_FIELD, *rows]
+    with TemporaryDirectory() as directory:
+        found = store_of(Path(directory), *rows).matching(filters)
+    assert found.tolist() == [number for number, row in enumerate(rows) if passes(row, filters)]
+
+
+@pytest.mark.parametrize(("filters", "message"), [({"kind": "a"}, "there are: flag, number, text"), ({"": 1}, "there are")])
+def test_field_that_no_passage_has_is_a_request_error_that_lists_the_fields(
+    tmp_path: Path, filters: Filters, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        store_of(tmp_path, EVERY_FIELD).matching(filters)
+    assert caught.value.field == f"filters.{next(iter(filters))}"
+
+
+WRONG_TYPES: list[tuple[str, Any]] = [
+    ("text", 1), ("text", True), ("number", "1"), ("number", True), ("flag", 1), ("flag", "true"), ("text", ["a", 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
+def test_value_of_another_type_is_a_request_error(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=rf"filters\.{name} compares with"):
+        store_of(tmp_path, EVERY_FIELD).matching({name: value})
+
+
+def test_remembered_filter_is_not_taken_for_an_equal_one_of_another_type(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {"number": 1, "flag": True})
+    assert store.matching({"number": 1}).tolist() == [0]
+    with pytest.raises(RequestError):
+        store.matching({"number": True})
+    assert store.matching({"flag": True}).tolist() == [0]
+    with pytest.raises(RequestError):
+        store.matching({"flag": 1})
+
+
+def test_number_beyond_all_floats_matches_nothing(tmp_path: Path) -> None:
+    assert store_of(tmp_path, {"number": 1}).matching({"number": 10**400}).tolist() == []
+
+
+def test_filters_are_found_again_in_any_order(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {"a": 1, "b": 2}, {"a": 1, "b": 3})
+    assert store.matching({"a": 1, "b": 2}) is store.matching({"b": 2, "a": 1})
+
+
+def test_field_of_changing_type_is_a_corpus_error_that_names_it() -> None:
+    types = MetadataTypes()
+    types.check({"year": 1865, "kind": None})
+    types.check({"year": 2.5, "kind": "text"})
+    with pytest.raises(CorpusError, match="year is text here but a number in an earlier row") as caught:
+        types.check({"year": "1865"})
+    assert caught.value.field == "metadata.year"
+
+
+def test_rejected_row_fixes_no_type() -> None:
+    types = MetadataTypes()
+    types.check({"year": 1865})
+    with pytest.raises(CorpusError):
+        types.check({"kind": 1, "year": "1865"})
+    types.check({"kind": "text"})
+    assert types.types == {"year": pa.float64(), "kind": pa.string()}
+
+
+@pytest.mark.parametrize(
+    ("value", "is_allowed"),
+    [
+        ("", True), (0, True), (-1.5, True), (True, True), (None, True),
+        (math.nan, False), (math.inf, False), (10**400, False), ([], False), ({}, False), (b"", False),
+        ("\ud800", False),
+    ],
+)  # fmt: skip
+def test_metadata_is_text_finite_numbers_booleans_and_null(value: object, is_allowed: bool) -> None:
+    assert is_metadata_value(value) is is_allowed
