@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -56,13 +57,14 @@ def _stack(
         "RANKRAG_INDEX__PATH": str(index),
         "RANKRAG_CHECKPOINT": settings.checkpoint,
     }
-    vllm = vllm_process(vllm_python, settings.checkpoint, vllm_port, vllm_log)
     service = service_process(port, environment, service_log)
     console.print(f"starting vLLM with {settings.checkpoint} (half a minute; log: {vllm_log})", highlight=False)
-    with running(vllm, "vLLM", vllm_log):
-        console.print(f"starting the service (log: {service_log})", highlight=False)
-        with running(service, "the service", service_log):
-            yield {"vLLM": vllm, "the service": service}
+    with TemporaryDirectory(prefix="rankrag-") as scratch:
+        vllm = vllm_process(vllm_python, settings.checkpoint, vllm_port, vllm_log, Path(scratch))
+        with running(vllm, "vLLM", vllm_log):
+            console.print(f"starting the service (log: {service_log})", highlight=False)
+            with running(service, "the service", service_log):
+                yield {"vLLM": vllm, "the service": service}
 
 
 def _samples(index: Path) -> list[dict[str, Any]]:

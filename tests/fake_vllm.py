@@ -128,7 +128,12 @@ class FakeVllm:
 
     def _scores(self, body: Any) -> httpx.Response:
         choices = [
-            {"index": index, "text": "", "logprobs": {"top_logprobs": [self._labels(body, prompt)]}}
+            {
+                "index": index,
+                "text": "",
+                "finish_reason": "length",
+                "logprobs": {"top_logprobs": [self._labels(body, prompt)]},
+            }
             for index, prompt in enumerate(body["prompt"])
         ]
         usage = {"prompt_tokens": sum(map(len, body["prompt"])), "completion_tokens": len(choices)}

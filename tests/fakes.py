@@ -1,5 +1,6 @@
 """Small stand-ins for what the pipeline needs, in memory and without a clock of their own."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ def nothing_happens() -> None:
 class FakeEncoder:
     """Encodes every question to the same vector."""
 
+    delay_s: float = 0.0
     error: Exception | None = None
     meanwhile: Callable[[], None] = nothing_happens
     calls: list[tuple[str, bool]] = field(default_factory=list)
@@ -48,6 +50,7 @@ class FakeEncoder:
     async def encode_query(self, question: str, *, use_cache: bool) -> Vector:
         self.calls.append((question, use_cache))
         self.meanwhile()
+        await asyncio.sleep(self.delay_s)
         if self.error:
             raise self.error
         return np.ones(4, dtype=np.float32)
@@ -77,7 +80,7 @@ class FakeIndex:
 def by_overlap(question: str, passage: Passage) -> float:
     """The share of the question's words that the passage has."""
     words = question.casefold().split()
-    held = f"{passage.title} {passage.text}".casefold().split()
+    held = {word.strip(".,") for word in f"{passage.title} {passage.text}".casefold().split()}
     return sum(word in held for word in words) / max(len(words), 1)
 
 

@@ -22,7 +22,7 @@ class Stage:
     """One step of the curriculum; `families` limits the kinds of
     thing that passages are about (all if None), `near` is the share of passages whose
     negatives are near-misses, `unanswerable` the share of contexts with such questions, `length` the tokens of a
-    sequence, `weights` the shares of the four kinds of tree."""
+    sequence, `short` leaves out the system text and the instructions, `weights` the shares of the four kinds of tree."""
 
     passages: tuple[int, int]
     max_facts: int
@@ -31,6 +31,7 @@ class Stage:
     near: float
     unanswerable: float
     length: int
+    short: bool
     weights: dict[str, float]
 
 
@@ -79,6 +80,10 @@ class TreeMaker:
             "public_score": self._public_score,
         }
         return makers[kind](stage, rng)
+
+    def at(self, stage: Stage) -> "TreeMaker":
+        """The same maker with the prompts that the stage wants."""
+        return replace(self, prompts=shortened(self.prompts)) if stage.short else self
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -184,6 +189,16 @@ class TreeMaker:
     def _branch(self, turn: str, target: str, kind: int) -> Branch:
         end = [token_id(self.tokenizer, EOS)] if kind == ANSWER else []
         return Branch(self.ids(turn), self.ids(target) + end, kind)
+
+
+def shortened(prompts: PromptSet) -> PromptSet:
+    """The prompts without system text and instructions, for the first steps."""
+    return replace(
+        prompts,
+        system="",
+        score_turn="User: {question} True or False?\n\nAssistant:",
+        answer_turn="User: {question}\n\nAssistant:",
+    )
 
 
 def _texts(questions: Iterable[Question]) -> list[str]:

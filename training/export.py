@@ -21,6 +21,7 @@ def export(run: Path, out: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(final if final.exists() else last, dtype=torch.bfloat16)
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # saved readable by its owner alone
     for name in TOKENIZER_FILES:
         shutil.copyfile(run / name, out / name)
 

@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from service.core.prompts import PromptSet, parse_prompt_set
 from training.examples import PublicText, Stage, TreeMaker, training_texts
-from training.model import make_config, make_model, protect
+from training.model import make_config, make_model
 from training.packing import ANSWER, CONTEXT, SCORE, Packer
 from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
 from training.world import World, demo_titles
@@ -37,6 +37,7 @@ class Curriculum:
     answer_bound: float
     score_bound: float
     min_steps: int
+    step: int = 0
     current: int = 0
     entered_at: int = 0
     answer_loss: float = 9.0
@@ -51,6 +52,7 @@ class Curriculum:
         self.score_loss += 0.05 * (score_loss - self.score_loss)
 
     def advance(self, step: int) -> bool:
+        self.step = step
         if self.current == len(self.stages) - 1 or step - self.entered_at < self.min_steps:
             return False
         if self.answer_loss > self.answer_bound or self.score_loss > self.score_bound:
@@ -67,17 +69,17 @@ class PackedTrees(IterableDataset[dict[str, Any]]):
         self.rng = random.Random(seed)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        root = self.maker.root()
         while True:
-            yield self._sequence(root)
+            yield self._sequence()
 
-    def _sequence(self, root: list[int]) -> dict[str, Any]:
+    def _sequence(self) -> dict[str, Any]:
         stage = self.curriculum.stage
-        packer = Packer(root, stage.length)
+        maker = self.maker.at(stage)
+        packer = Packer(maker.root(), stage.length)
         weights, misses = stage.weights, 0
         while misses < 4:
             kind = self.rng.choices(list(weights), list(weights.values()))[0]
-            for tree in self.maker.make(kind, stage, self.rng):
+            for tree in maker.make(kind, stage, self.rng):
                 if packer.has_room(tree):
                     packer.add(tree)
                 else:  # fill up with small trees, so that large ones stay as frequent as they should be
@@ -100,17 +102,15 @@ class TreeTrainer(Trainer):
         self.curriculum, self.weights = curriculum, weights
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; embeddings are larger than other weights here, so they take larger steps."""
-        model = model or self.model
-        embeddings = [model.model.embed_tokens.weight]
-        others = [parameter for parameter in model.parameters() if parameter is not embeddings[0]]
-        rate, decay = self.args.learning_rate, self.args.weight_decay
+        """AdamW without decay of norms."""
+        chosen: Any = model or self.model
+        parameters = list(chosen.parameters())
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": embeddings, "lr": rate * self.weights["embedding_rate"], "weight_decay": 0.0},
-                {"params": [p for p in others if p.ndim > 1], "lr": rate, "weight_decay": decay},
-                {"params": [p for p in others if p.ndim == 1], "lr": rate, "weight_decay": 0.0},
+                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.args.weight_decay},
+                {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
             ],
+            lr=self.args.learning_rate,
             betas=(self.args.adam_beta1, self.args.adam_beta2),
         )
         return self.optimizer
@@ -151,8 +151,8 @@ class CurriculumCallback(TrainerCallback):
             print(json.dumps({"step": state.global_step, "stage": self.curriculum.current}), flush=True)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        place = {"current": self.curriculum.current, "entered_at": self.curriculum.entered_at,
-                 "answer_loss": self.curriculum.answer_loss, "score_loss": self.curriculum.score_loss}  # fmt: skip
+        names = ("step", "current", "entered_at", "answer_loss", "score_loss")
+        place = {name: getattr(self.curriculum, name) for name in names}
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "curriculum.json"
         path.write_text(json.dumps(place))
 
@@ -198,7 +198,6 @@ def train(config: dict[str, Any], out: Path) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
     curriculum = Curriculum(stages, **config["curriculum"])
-    protect(model, lambda: curriculum.current == 0)
     data = PackedTrees(maker, curriculum, seed=config["seed"])
     callback = CurriculumCallback(curriculum, data.rng)
     trainer = TreeTrainer(

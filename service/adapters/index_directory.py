@@ -259,6 +259,8 @@ def open_index(directory: Path, *, device: Device, encoder_device: str | None) -
             f"{directory} was built for the encoder {manifest.encoder.model} at {manifest.query_encoder_revision}, "
             f"but here it is at {encoder.revision}: build the index again"
         )
+    if encoder.dim != manifest.dim:  # also the encoder's slow first run, before the first question
+        raise ConfigError(f"{directory} has {manifest.dim}-d vectors, its encoder makes {encoder.dim}-d ones")
     passages = PassageStore(directory / PASSAGES)
     index = FaissIndex(directory / VECTORS, passages, version=manifest.version, device=device)
     return OpenIndex(manifest, index, encoder)

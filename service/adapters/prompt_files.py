@@ -32,7 +32,7 @@ def read_prompts(name: str) -> PromptFile:
         return PromptFile(parse_prompt_set(yaml.safe_load(text)), digest(text))
     except OSError as exc:
         raise ConfigError(f"prompts {name!r}: {exc.strerror or exc}", field="prompts") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise ConfigError(f"prompts {name!r} is not YAML: {exc}", field="prompts") from exc
 
 

@@ -110,11 +110,14 @@ class VllmClient:
             timeout = self._timeout(timeout_s)
             async with aconnect_sse(self._http, "POST", "/v1/completions", json=request, timeout=timeout) as source:
                 await _raise_for_status(source.response)
+                is_complete = False  # the usage comes last; an aborted answer ends without one
                 async for event in source.aiter_sse():
-                    if event.data == "[DONE]":
-                        return
-                    yield _piece(event.data)
-        raise EngineError("vLLM ended the answer before it was complete")
+                    if event.data != "[DONE]":
+                        piece = _piece(event.data)
+                        is_complete = is_complete or piece.usage is not None
+                        yield piece
+        if not is_complete:
+            raise EngineError("vLLM ended the answer before it was complete")
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
         with _translated():
@@ -130,6 +133,8 @@ class VllmClient:
 
 def _label_logprobs(choice: Any, labels: Labels) -> LabelLogprobs:
     """Raises EngineError where a label is absent: a missing probability is not a probability of 0."""
+    if choice["finish_reason"] == "abort":  # what vLLM answers, with status 200, while it shuts down
+        raise EngineError("vLLM aborted the scoring")
     found = choice["logprobs"]["top_logprobs"][0]
     try:
         return LabelLogprobs(float(found[f"token_id:{labels.true}"]), float(found[f"token_id:{labels.false}"]))
@@ -142,6 +147,8 @@ def _piece(data: str) -> Piece:
         chunk = json.loads(data)
         if "error" in chunk:
             raise EngineError(f"vLLM failed while answering: {_message(chunk)}")
+        if any(choice.get("finish_reason") == "abort" for choice in chunk["choices"]):
+            raise EngineError("vLLM aborted the answer")
         usage = chunk.get("usage")
         return Piece(
             text="".join(choice["text"] for choice in chunk["choices"]),

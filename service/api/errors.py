@@ -1,6 +1,6 @@
 """Every error as the one JSON body, and the OpenAPI rows for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -22,11 +22,10 @@ def error_body(exc: RankRAGError) -> ErrorBody:
     return ErrorBody(message=exc.message, detail=exc.message, error=detail, request_id=correlation_id.get())
 
 
-def error_response(exc: RankRAGError) -> Response:
-    headers = {"Retry-After": str(exc.retry_after_s)} if exc.retry_after_s is not None else {}
-    if request_id := correlation_id.get():
-        headers["X-Request-ID"] = request_id
-    return JSONResponse(error_body(exc).model_dump(), exc.status, headers)
+def error_response(exc: RankRAGError, headers: Mapping[str, str] | None = None) -> Response:
+    """The error with its own and the given headers; X-Request-ID is the middleware's to add."""
+    retry_after = {"Retry-After": str(exc.retry_after_s)} if exc.retry_after_s is not None else {}
+    return JSONResponse(error_body(exc).model_dump(), exc.status, {**(headers or {}), **retry_after})
 
 
 def as_service_error(exc: Exception) -> RankRAGError:
@@ -65,10 +64,17 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         metrics.errors.labels(error.code).inc()
         if error is not exc and error.status >= 500:
             log.error("unexpected_error", exc_info=exc)
-        return error_response(error)
+        return error_response(error, exc.headers if isinstance(exc, HTTPException) else None)
 
-    for kind in (RankRAGError, RequestValidationError, HTTPException, Exception):
+    async def handle_unexpected(request: Request, exc: Exception) -> Response:
+        """Starlette calls this outside of every middleware: nobody else adds the request id."""
+        response = await handle(request, exc)
+        response.headers["X-Request-ID"] = correlation_id.get() or ""
+        return response
+
+    for kind in (RankRAGError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
+    app.add_exception_handler(Exception, handle_unexpected)
 
 
 def error_rows(*kinds: type[RankRAGError]) -> dict[int | str, dict[str, Any]]:

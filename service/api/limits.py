@@ -24,7 +24,7 @@ def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:
             limit=limits.max_documents,
         )
     for number, document in enumerate(request.documents):
-        text = document.text if isinstance(document, DocumentBody) else document
+        text = document.text + (document.title or "") if isinstance(document, DocumentBody) else document
         _check_length(f"documents.{number}", text, limits.max_document_chars)
 
 

@@ -131,7 +131,13 @@ def test_minilm_gives_normalised_vectors_that_do_not_depend_on_the_batch(minilm:
 
 
 async def test_minilm_index_finds_the_passage_that_answers(tmp_path: Path, minilm: SentenceEncoder) -> None:
-    texts = ["Mont Blanc rises to 4,806 metres.", "The Rhine is a river.", "Bread is baked.", "Cats sleep.", "Io is a moon."]
+    texts = [
+        "Mont Blanc rises to 4,806 metres.",
+        "The Rhine is a river.",
+        "Bread is baked.",
+        "Cats sleep.",
+        "Io is a moon.",
+    ]
     rows = [f'{{"id": "{number}", "text": "{text}"}}' for number, text in enumerate(texts)]
     (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
     corpus = read_corpus(tmp_path / "corpus.jsonl", max_words=100, skip_bad=False)

@@ -161,7 +161,9 @@ def build(tmp_path: Path, *rows: Any, encoder: EncoderConfig = LETTERS, **option
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
 
 
 ROWS = [{"id": "a", "text": "aaa"}, {"id": "b", "title": "bbb", "text": "b"}, {"id": "c", "text": "ccc"}]

@@ -55,7 +55,9 @@ async def test_it_stays_within_its_bound_and_never_lies(entries: list[tuple[str,
     for key, value in entries:
         await cache.set_many("score", {key: value})
     found = [
-        (key, value) for key, value in zip(told, await cache.get_many("score", list(told)), strict=True) if value is not None
+        (key, value)
+        for key, value in zip(told, await cache.get_many("score", list(told)), strict=True)
+        if value is not None
     ]
     assert len(found) == min(len(told), max_entries)
     assert all(told[key] == value for key, value in found)

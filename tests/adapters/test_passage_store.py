@@ -115,7 +115,9 @@ def test_matching_rows_are_those_of_brute_force(rows: list[Metadata], filters: F
     assert found.tolist() == [number for number, row in enumerate(rows) if passes(row, filters)]
 
 
-@pytest.mark.parametrize(("filters", "message"), [({"kind": "a"}, "there are: flag, number, text"), ({"": 1}, "there are")])
+@pytest.mark.parametrize(
+    ("filters", "message"), [({"kind": "a"}, "there are: flag, number, text"), ({"": 1}, "there are")]
+)
 def test_field_that_no_passage_has_is_a_request_error_that_lists_the_fields(
     tmp_path: Path, filters: Filters, message: str
 ) -> None:

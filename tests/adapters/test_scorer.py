@@ -271,7 +271,7 @@ async def test_engine_that_was_never_verified_is_not_asked() -> None:
 
 
 NAN_BODY = (
-    '{"usage": {"prompt_tokens": 1}, "choices": [{"index": 0, "logprobs": {"top_logprobs": '
+    '{"usage": {"prompt_tokens": 1}, "choices": [{"index": 0, "finish_reason": "length", "logprobs": {"top_logprobs": '
     '[{"token_id:%d": NaN, "token_id:%d": -1.0}]}}]}' % (LABELS.true, LABELS.false)
 )
 
@@ -280,7 +280,7 @@ async def test_logprob_that_is_not_a_number_fails_the_request() -> None:
     vllm = FakeVllm()
     async with scorer_of(vllm) as scorer:
         vllm.instead = lambda _: httpx.Response(200, text=NAN_BODY)
-        with pytest.raises(EngineError):
+        with pytest.raises(EngineError, match="not a number"):
             await relevances(scorer, PASSAGES[:1])
 
 

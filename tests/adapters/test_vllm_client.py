@@ -40,7 +40,7 @@ async def complete(handler: Handler) -> list[Piece]:
 
 
 def choice(index: int, logprobs: dict[str, float]) -> dict[str, Any]:
-    return {"index": index, "text": "", "logprobs": {"top_logprobs": [logprobs]}}
+    return {"index": index, "text": "", "finish_reason": "length", "logprobs": {"top_logprobs": [logprobs]}}
 
 
 def scores_body(*choices: Any) -> dict[str, Any]:
@@ -50,6 +50,9 @@ def scores_body(*choices: Any) -> dict[str, Any]:
 GOOD = scores_body(
     choice(1, {"token_id:7": -3.0, "token_id:8": -0.1}), choice(0, {"token_id:7": -0.2, "token_id:8": -2.0})
 )
+
+
+USAGE_CHUNK = {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 2}}
 
 
 def answering(body: Any, status: int = 200) -> Handler:
@@ -88,7 +91,7 @@ async def test_answer_is_asked_for_as_a_stream_with_usage_at_temperature_0() -> 
 
     def answer(request: httpx.Request) -> httpx.Response:
         sent.append(json.loads(request.content))
-        return streaming(sse("[DONE]"))(request)
+        return streaming(sse(USAGE_CHUNK, "[DONE]"))(request)
 
     await complete(answer)
     assert sent == [
@@ -153,9 +156,8 @@ async def test_logprobs_come_in_the_order_of_the_prompts_whatever_the_order_of_t
 
 
 async def test_stream_gives_the_pieces_and_the_usage_last() -> None:
-    usage = {"prompt_tokens": 2, "completion_tokens": 2}
-    chunks = [{"choices": [{"text": " 4,806"}]}, {"choices": [{"text": " mètres"}]}, {"choices": [], "usage": usage}]
-    pieces = await complete(streaming(": ping\n\n" + sse(*chunks, "[DONE]")))
+    chunks = [{"choices": [{"text": text, "finish_reason": None}]} for text in (" 4,806", " mètres")]
+    pieces = await complete(streaming(": ping\n\n" + sse(*chunks, USAGE_CHUNK, "[DONE]")))
     assert pieces == [Piece(" 4,806"), Piece(" mètres"), Piece("", Usage(2, 2))]
 
 
@@ -270,7 +272,9 @@ async def test_answer_that_is_not_json_is_an_engine_error(text: str) -> None:
         await score(lambda _: httpx.Response(200, content=text.encode("latin-1")))
 
 
-@pytest.mark.parametrize("body", [{}, {"data": []}, {"data": [{"id": "m"}]}, {"data": [{"id": "m", "max_model_len": None}]}])
+@pytest.mark.parametrize(
+    "body", [{}, {"data": []}, {"data": [{"id": "m"}]}, {"data": [{"id": "m", "max_model_len": None}]}]
+)
 async def test_malformed_model_list_is_an_engine_error(body: Any) -> None:
     async with client_of(answering(body)) as client:
         with pytest.raises(EngineError, match="/v1/models"):
@@ -284,6 +288,18 @@ async def test_malformed_tokens_are_an_engine_error(body: Any) -> None:
             await client.tokenize("model", "text", timeout_s=1)
 
 
+async def test_aborted_scoring_is_an_engine_error_whatever_it_says() -> None:
+    aborted = {**choice(1, {"token_id:7": 0.0, "token_id:8": 0.0}), "finish_reason": "abort"}
+    with pytest.raises(EngineError, match="aborted"):
+        await score(answering(scores_body(choice(0, {"token_id:7": -1.0, "token_id:8": -1.0}), aborted)))
+
+
+async def test_aborted_answer_is_an_engine_error() -> None:
+    chunks = [{"choices": [{"text": "4"}]}, {"choices": [{"text": "", "finish_reason": "abort"}]}, USAGE_CHUNK]
+    with pytest.raises(EngineError, match="aborted"):
+        await complete(streaming(sse(*chunks, "[DONE]")))
+
+
 async def test_error_inside_the_stream_is_an_engine_error_after_the_pieces_before_it() -> None:
     chunks = [{"choices": [{"text": "4"}]}, {"error": {"message": "out of memory", "code": 500}}, "[DONE]"]
     seen: list[Piece] = []
@@ -294,7 +310,7 @@ async def test_error_inside_the_stream_is_an_engine_error_after_the_pieces_befor
     assert seen == [Piece("4")]
 
 
-@pytest.mark.parametrize("text", [sse({"choices": [{"text": "4"}]}), ""])
+@pytest.mark.parametrize("text", [sse({"choices": [{"text": "4"}]}), sse({"choices": [{"text": "4"}]}, "[DONE]"), ""])
 async def test_stream_that_ends_early_is_an_engine_error(text: str) -> None:
     with pytest.raises(EngineError, match="before it was complete"):
         await complete(streaming(text))

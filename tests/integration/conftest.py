@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -40,6 +41,7 @@ class Vllm:
 
     port: int
     log: Path
+    scratch: Path
     process: HTTPExecutor
 
     @property
@@ -57,6 +59,7 @@ class Vllm:
         )
 
     def signal_all(self, number: signal.Signals) -> None:
+        assert self.process.process is not None
         parent = psutil.Process(self.process.process.pid)
         for process in [parent, *parent.children(recursive=True)]:
             process.send_signal(number)
@@ -68,7 +71,7 @@ class Vllm:
         wait_until(lambda: not is_listening(self.port), within_s=READY_WITHIN_S)
 
     def restart(self) -> None:
-        self.process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), self.port, self.log)
+        self.process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), self.port, self.log, self.scratch)
         self.process.start()
 
 
@@ -80,12 +83,13 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vllm(logs: Path) -> Iterator[Vllm]:
     port, log = free_port(), logs / "vllm.log"
-    process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log)
-    engine = Vllm(port, log, process)
-    with running(process, "vLLM", log):
-        yield engine
-        if engine.process is not process:
-            engine.process.stop()
+    with TemporaryDirectory(prefix="rankrag-") as scratch:
+        process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log, Path(scratch))
+        engine = Vllm(port, log, Path(scratch), process)
+        with running(process, "vLLM", log):
+            yield engine
+            if engine.process is not process:
+                engine.process.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """The running service against its own OpenAPI schema: generated requests, good and bad."""
 
+from typing import Any
+
 import pytest
 import schemathesis
+from schemathesis import Case
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import BaseSchema
@@ -22,7 +25,7 @@ def api_schema(service: str) -> BaseSchema:
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @pytest.mark.timeout(900)
-def test_no_request_breaks_the_service_or_its_schema(case: schemathesis.Case) -> None:
+def test_no_request_breaks_the_service_or_its_schema(case: Case[Any]) -> None:
     case.call_and_validate(
         checks=[
             not_a_server_error,

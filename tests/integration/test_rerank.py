@@ -11,7 +11,7 @@ from service.adapters.tokenizer import PromptTokenizer
 from tests.integration.conftest import CHECKPOINT, Vllm
 
 QUERY = "How high is Mount Karvel?"
-DOCUMENTS = [
+DOCUMENTS: list[str | dict[str, str]] = [
     "The Tolmen is a river. The Tolmen flows through Finland.",
     {
         "title": "Mount Karvel",
@@ -46,7 +46,7 @@ def test_scores_are_the_models_own_label_probabilities(client: httpx.Client) -> 
     prompts = read_prompts("rankrag-v1").prompts
     tokenizer = PromptTokenizer(Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")), prompts)
     labels = tokenizer.labels()
-    model = LlamaForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    model = LlamaForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32)
     for index, document in enumerate(DOCUMENTS):
         title, text = ("", document) if isinstance(document, str) else (document["title"], document["text"])
         ids = tokenizer.score_prompt(QUERY, title, text, max_tokens=2047).ids

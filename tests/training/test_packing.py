@@ -39,7 +39,7 @@ def test_every_branch_is_predicted_as_in_a_prompt_of_its_own(maker: TreeMaker) -
         vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=2, heads=2, intermediate=96, max_length=2048,
         rope_theta=1e6,
     )  # fmt: skip
-    model = make_model(config, seed=3).eval()
+    model = make_model(config, seed=3)
     packer = Packer(maker.root(), 2048)
     for tree in trees:
         packer.add(tree)
