@@ -9,7 +9,9 @@ from typing import Annotated, Any, NoReturn
 import httpx
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from service.errors import RankRAGError
@@ -26,7 +28,7 @@ CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
 
 
 def fail(message: str, code: int = CONFIG_EXIT) -> NoReturn:
-    err.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -37,6 +39,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as exc:
         lines = [f"RANKRAG_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
         fail("wrong settings\n  " + "\n  ".join(lines))
+    except SettingsError as exc:  # a whole section set at once, and not as JSON
+        fail(f"wrong settings\n  {exc}")
 
 
 @app.command()
@@ -136,10 +140,13 @@ def index_build(
         fail("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors()))
     except RankRAGError as exc:
         fail(exc.message)
+    except OSError as exc:
+        fail(str(exc))
     out.print(
-        f"[green]{out_directory}[/]: {manifest.num_passages} passages of {manifest.num_documents} documents, "
-        f"{manifest.dim}-d, version {manifest.version}",
+        f"[green]{escape(str(out_directory))}[/]: {manifest.num_passages} passages of "
+        f"{manifest.num_documents} documents, {manifest.dim}-d, version {manifest.version}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -149,7 +156,7 @@ def _progress(batches: Any) -> Iterator[Sequence[Any]]:
 
 def _report_skipped(skipped: Sequence[str]) -> None:
     for line in skipped:
-        err.print(f"[yellow]skipped[/] {line}", highlight=False, soft_wrap=True)
+        err.print(f"[yellow]skipped[/] {escape(line)}", highlight=False, soft_wrap=True)
     if skipped:
         err.print(f"[yellow]{len(skipped)} bad rows skipped[/]")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,7 @@ TEXT_CHARS = 88
 def show_answer(console: Console, question: str, body: dict[str, Any], expected: str | None = None) -> None:
     """The answer, the passages it came from with their way through reranking, and the time per stage."""
     parts: list[RenderableType] = [_headline(body, expected), _passages(body), Text(_footer(body), style="dim")]
-    console.print(Panel(Group(*parts), title=f"[bold]{question}[/]", title_align="left", border_style="cyan"))
+    console.print(Panel(Group(*parts), title=f"[bold]{escape(question)}[/]", title_align="left", border_style="cyan"))
 
 
 def _headline(body: dict[str, Any], expected: str | None) -> Text:

@@ -1,7 +1,7 @@
 """One question's way: retrieve, score, keep, generate."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -85,12 +85,13 @@ class Pipeline:
         Raises:
             RequestError, RetrievalError, EngineError, DeadlineError: there is no answer.
         """
-        async for event in self.stream(query):
-            if isinstance(event, Answer):
-                return event
+        async with aclosing(self.stream(query)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    return event
         raise EngineError("the engine gave no answer")
 
-    async def stream(self, query: Query) -> AsyncIterator[Event]:
+    async def stream(self, query: Query) -> AsyncGenerator[Event, None]:
         """Everything that happens to one question as it happens; an Answer comes last."""
         watch = Stopwatch(self.clock)
         if query.use_cache and (known := await self.answers.get(query)) is not None:
@@ -102,9 +103,10 @@ class Pipeline:
         yield Reranked(tuple(kept), degraded)
         pieces: list[Piece] = []
         if kept:
-            async for piece in self._generate(query, kept, watch):
-                pieces.append(piece)
-                yield Delta(piece.text)
+            async with aclosing(self._generate(query, kept, watch)) as generated:
+                async for piece in generated:
+                    pieces.append(piece)
+                    yield Delta(piece.text)
         answer = self._finish(kept, degraded, usage, pieces, watch)
         if query.use_cache and not answer.degraded:
             await self.answers.put(query, answer)
@@ -132,15 +134,16 @@ class Pipeline:
             return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
         return keep_best(retrieved, scored.scores, query.top_k), (), scored.usage
 
-    async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncIterator[Piece]:
+    async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncGenerator[Piece, None]:
         passages = [scored.passage for scored in kept]
         pieces = self.generator.generate(
             query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
         )
         with watch.stage("generate"):
-            async for piece in pieces:
-                watch.mark("ttft")
-                yield piece
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    watch.mark("ttft")
+                    yield piece
 
     def _finish(
         self, kept: list[ScoredPassage], degraded: tuple[Degradation, ...], usage: Usage,

@@ -1,6 +1,6 @@
 """What the pipeline needs from the outside world. Adapters implement these; tests have small fakes."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,7 +65,7 @@ class Piece:
 class Generator(Protocol):
     def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """Answer from `passages`, best first, at temperature 0.
 
         Raises:

@@ -64,6 +64,13 @@ def _words(text: str) -> set[str]:
     return {word.strip(".,?").casefold() for word in text.split()}
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait, for five seconds at most, until something has happened elsewhere in the process."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (what is waited for sets no event)
+            await asyncio.sleep(0.001)
+
+
 def sse(*events: object) -> str:
     """The body of a stream: JSON events, texts as they are."""
     return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)

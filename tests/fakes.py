@@ -1,7 +1,7 @@
 """Small stand-ins for what the pipeline needs, in memory and without a clock of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -116,11 +116,20 @@ class FakeGenerator:
     num_before_error: int = 0
     meanwhile: Callable[[], None] = nothing_happens
     calls: list[tuple[str, tuple[Passage, ...], int, float]] = field(default_factory=list)
+    num_open: int = 0
 
     async def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         self.calls.append((question, tuple(passages), max_tokens, deadline_s))
+        self.num_open += 1
+        try:
+            for piece in self._pieces():
+                yield piece
+        finally:
+            self.num_open -= 1
+
+    def _pieces(self) -> Iterator[Piece]:
         for number, text in enumerate(self.texts):
             if self.error and number == self.num_before_error:
                 raise self.error

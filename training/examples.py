@@ -19,10 +19,13 @@ from training.world import Document, Question, World
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of the curriculum; `families` limits the kinds of
-    thing that passages are about (all if None), `near` is the share of passages whose
-    negatives are near-misses, `unanswerable` the share of contexts with such questions, `length` the tokens of a
-    sequence, `short` leaves out the system text and the instructions, `weights` the shares of the four kinds of tree."""
+    """One step of the curriculum.
+
+    `families` limits the kinds of thing that passages are about (all if None); `near` is the share of passages
+    whose negatives are near-misses, `unanswerable` the share of contexts with such questions; `length` counts
+    the tokens of a sequence; `short` leaves out the system text, the instructions and all but the facts;
+    `weights` are the shares of the four kinds of tree.
+    """
 
     passages: tuple[int, int]
     max_facts: int
@@ -94,7 +97,7 @@ class TreeMaker:
     def _world_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
         count = rng.randint(*stage.passages)
         group = self._world(stage).sample_group(
-            rng, num_documents=count + 1, max_facts=stage.max_facts, explicit=stage.explicit
+            rng, num_documents=count + 1, max_facts=stage.max_facts, explicit=stage.explicit, bare=stage.short
         )
         shown, absent = group[:count], group[count]
         asked = [(question.text, question.answer) for document in shown for question in document.questions]
@@ -107,7 +110,7 @@ class TreeMaker:
 
     def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
         group = self._world(stage).sample_group(
-            rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit
+            rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit, bare=stage.short
         )
         near = rng.random() < stage.near
         return [self._world_score_tree(document, group, rng, near) for document in group[: rng.randint(1, 3)]]

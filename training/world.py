@@ -14,7 +14,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,10 +243,12 @@ class World:
         )
 
     def sample_group(
-        self, rng: random.Random, *, num_documents: int, max_facts: int, explicit: float
+        self, rng: random.Random, *, num_documents: int, max_facts: int, explicit: float, bare: bool = False
     ) -> list[Document]:
-        """Documents on different entities that are easily taken for one another."""
+        """Documents on different entities that are easily taken for one another; `bare` ones state facts only."""
         style = Style(max_facts=max_facts, explicit=explicit)
+        if bare:
+            style = replace(style, intro=0.0, filler=0.0, min_words=0)
         return [render(rng, entity, style) for entity in self.sample_entities(rng, num_documents)]
 
     def sample_entities(self, rng: random.Random, count: int) -> list[Entity]:

@@ -53,10 +53,7 @@ class SentenceEncoder:
         directory = model_directory(name, config.revision)
         self.revision = content_revision(directory)
         self._model = _load(directory, config.pooling, device or _default_device())
-
-    @property
-    def dim(self) -> int:
-        return len(self.encode(["x"])[0])
+        self.dim = len(self.encode(["a first, slow run"])[0])
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
         """(num_texts, dim) float32, L2-normalised if the configuration says so.

@@ -5,6 +5,7 @@ callers then get an EngineError at once instead of waiting for a connection.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -45,7 +46,8 @@ class Engine:
 
     def __init__(
         self, client: VllmClient, tokenizer: PromptTokenizer, golden: Sequence[GoldenPair], *,
-        interval_s: float, timeout_s: float, observe: Callable[[bool], None] = lambda _: None,
+        interval_s: float, timeout_s: float, clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[bool], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.client = client
         self.tokenizer = tokenizer
@@ -54,6 +56,8 @@ class Engine:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._observe = observe
+        self._clock = clock
+        self._progressed_s = float("-inf")
         self.state = EngineState()
 
     def model(self) -> ServedModel:
@@ -66,6 +70,10 @@ class Engine:
             raise EngineError(self.state.reason)
         return self.state.model
 
+    def note_progress(self) -> None:
+        """vLLM has just answered a call: whatever a canary is waiting for, the engine is not hung."""
+        self._progressed_s = self._clock()
+
     async def check(self) -> None:
         """Verify the checkpoint if it was down, else ask for one canary score.
 
@@ -73,12 +81,16 @@ class Engine:
             CheckpointError: what is served is not what is configured, or can't rank. Being down is no error
                 here, only a state.
         """
+        begun_s = self._clock()
         try:
             async with asyncio.timeout(self._timeout_s):
                 model = await self._canary() if self.state.is_ready else await self._verify()
-        except (EngineError, DeadlineError, TimeoutError) as exc:
-            reason = str(exc) or f"vLLM gave no canary score within {self._timeout_s:g} s"
-            self._enter(replace(self.state, is_ready=False, reason=reason))
+        except (DeadlineError, TimeoutError):
+            if self._progressed_s < begun_s:  # under load a canary may wait behind work that is being done
+                reason = f"vLLM gave no canary score within {self._timeout_s:g} s"
+                self._enter(replace(self.state, is_ready=False, reason=reason))
+        except EngineError as exc:
+            self._enter(replace(self.state, is_ready=False, reason=exc.message))
         except CheckpointError as exc:
             self._enter(EngineState(is_ready=False, reason=exc.message))
             raise

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from service.adapters.engine import Engine
@@ -20,7 +21,7 @@ class VllmGenerator:
 
     async def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         model, tokenizer = self._engine.model(), self._engine.tokenizer
         room = max(model.max_model_len - max_tokens, 1)
         texts = [(passage.title, passage.text) for passage in passages]
@@ -29,7 +30,9 @@ class VllmGenerator:
             model.id, prompt.ids, max_tokens=max_tokens, stop=tokenizer.prompts.stop,
             timeout_s=max(deadline_s - self._clock(), 0.001),
         )  # fmt: skip
-        async for piece in pieces:
-            if self._clock() > deadline_s:
-                raise DeadlineError("the answer was not complete in the time this request has")
-            yield replace(piece, is_context_cut=prompt.is_cut)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if self._clock() > deadline_s:
+                    raise DeadlineError("the answer was not complete in the time this request has")
+                self._engine.note_progress()
+                yield replace(piece, is_context_cut=prompt.is_cut)

@@ -83,6 +83,7 @@ class VllmScorer:
             found, num_tokens = await self._engine.client.label_logprobs(
                 model.id, prompts, self._engine.labels, timeout_s=max(deadline_s - self._clock(), 0.001)
             )
+        self._engine.note_progress()
         return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found], num_tokens
 
 

@@ -1,7 +1,7 @@
 """The wire to vLLM: token ids out, log-probabilities and text back, every failure translated here."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,7 @@ class VllmClient:
 
     async def stream_completion(
         self, model: str, prompt: Sequence[int], *, max_tokens: int, stop: Sequence[str], timeout_s: float
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """The completion at temperature 0, piece by piece; closing the iterator aborts it on the server."""
         request = {
             "model": model,

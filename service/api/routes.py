@@ -38,7 +38,10 @@ CacheControl = Annotated[str | None, Header(description="`no-store` neither read
 @router.post(
     "/answer",
     response_model=AnswerResponse,
-    responses=error_rows(RequestError, TooLargeError, IndexUnavailableError, RetrievalError, *_ENGINE_ERRORS),
+    responses={
+        200: {"content": {"text/event-stream": {}}},  # with `stream`
+        **error_rows(RequestError, TooLargeError, IndexUnavailableError, RetrievalError, *_ENGINE_ERRORS),
+    },
     summary="Answer a question from the index",
 )
 async def answer(

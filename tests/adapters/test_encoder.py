@@ -124,7 +124,8 @@ def minilm() -> SentenceEncoder:
 def test_minilm_gives_normalised_vectors_that_do_not_depend_on_the_batch(minilm: SentenceEncoder) -> None:
     texts = ["How high is Mont Blanc?", "A river."]
     vectors = minilm.encode(texts)
-    assert (vectors.shape, vectors.dtype) == ((2, 384), np.float32)
+    assert vectors.shape == (2, 384)
+    assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert vectors[1] == pytest.approx(minilm.encode(texts[1:])[0], abs=1e-5)
     assert minilm.dim == 384

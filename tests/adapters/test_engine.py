@@ -1,7 +1,6 @@
 """The gate before the engine: verified, up, down, up again."""
 
 import asyncio
-from collections.abc import Callable
 
 import httpx
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from service.adapters.engine import PROBE_TEXT, Engine, supervise
 from service.adapters.prompt_files import read_golden
 from service.errors import CheckpointError, EngineError
-from tests.fake_vllm import FakeVllm, Logprobs, by_shared_words, prompt_tokenizer
+from tests.fake_vllm import FakeVllm, Logprobs, by_shared_words, prompt_tokenizer, until
 
 
 def ranking_backwards(prompt: str) -> tuple[float, float]:
@@ -149,12 +148,6 @@ async def test_scoring_prompts_of_the_check_are_those_of_requests() -> None:
         golden = read_golden()[0]
         expected = engine.tokenizer.score_prompt(golden.question, "", golden.relevant, max_tokens=511)
     assert vllm.completions[0]["prompt"] == [list(expected.ids)]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_watch_follows_the_engine_down_and_up() -> None:

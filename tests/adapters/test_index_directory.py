@@ -22,6 +22,7 @@ GOOD = {"id": "a", "title": "Mont Blanc", "text": "It rises to 4,806 metres.", "
 class LetterEncoder:
     """In place of the model: a text becomes the counts of its letters. Fails on a text that holds `fatal`."""
 
+    dim = 26
     fatal = "out of memory"
     revisions: dict[str, str] = {"letters": "revision-1", "other": "revision-2"}  # noqa: RUF012
 
@@ -306,6 +307,7 @@ def change_manifest(tmp_path: Path, **changes: Any) -> None:
     [
         ({"format": 2}, "format 2, this service reads 1: build it again"),
         ({"dim": "many"}, "can't be read"),
+        ({"dim": 25}, "26"),
         ({"surprise": 1}, "can't be read"),
         ({"query_encoder_revision": "revision-0"}, "revision-0, but here it is at revision-1"),
     ],

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from redis.asyncio import Redis
@@ -63,7 +63,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.cache = RedisCache(
-            cast("Redis[Any]", self.redis), TTLS_S, retry_after_s=5, clock=self.clock,
+            cast(Redis, self.redis), TTLS_S, retry_after_s=5, clock=self.clock,
             count_failure=lambda: self.failures.append(None),
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from service.core.cache_keys import CacheKeys
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError, RequestError
 from service.settings import VllmSettings
 from service.types import Passage, Score
-from tests.fake_vllm import FakeVllm, prompt_tokenizer
+from tests.fake_vllm import FakeVllm, prompt_tokenizer, until
 
 KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
 LABELS = prompt_tokenizer().labels()
@@ -163,8 +163,7 @@ async def test_no_passages_make_no_call() -> None:
 async def test_pairs_are_cut_into_calls_within_the_limits(count: int, max_prompts: int, max_tokens: int) -> None:
     vllm = FakeVllm()
     passages = [Passage(str(number), f"Mont Blanc is {number} metres high.") for number in range(count)]
-    limits = {"max_prompts_per_call": max_prompts, "max_tokens_per_call": max_tokens}
-    async with scorer_of(vllm, **limits) as scorer:
+    async with scorer_of(vllm, max_prompts_per_call=max_prompts, max_tokens_per_call=max_tokens) as scorer:
         await relevances(scorer, passages)
     calls = [body["prompt"] for body in vllm.completions]
     assert sum(map(len, calls)) == count
@@ -253,8 +252,7 @@ async def test_cancelled_caller_frees_its_places() -> None:
     async with scorer_of(vllm, max_prompts_per_call=1, max_connections=1) as scorer:
         vllm.delay_s = 60
         caller = asyncio.create_task(scorer.score(QUESTION, PASSAGES, deadline_s=soon(), use_cache=False))
-        while not vllm.num_under_way:
-            await asyncio.sleep(0.001)
+        await until(lambda: vllm.num_under_way)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
@@ -270,16 +268,16 @@ async def test_engine_that_was_never_verified_is_not_asked() -> None:
     assert vllm.calls == []
 
 
-NAN_BODY = (
-    '{"usage": {"prompt_tokens": 1}, "choices": [{"index": 0, "finish_reason": "length", "logprobs": {"top_logprobs": '
-    '[{"token_id:%d": NaN, "token_id:%d": -1.0}]}}]}' % (LABELS.true, LABELS.false)
-)
+def nan_body() -> str:
+    logprobs = {f"token_id:{LABELS.true}": math.nan, f"token_id:{LABELS.false}": -1.0}
+    choice = {"index": 0, "finish_reason": "length", "logprobs": {"top_logprobs": [logprobs]}}
+    return json.dumps({"usage": {"prompt_tokens": 1}, "choices": [choice]})
 
 
 async def test_logprob_that_is_not_a_number_fails_the_request() -> None:
     vllm = FakeVllm()
     async with scorer_of(vllm) as scorer:
-        vllm.instead = lambda _: httpx.Response(200, text=NAN_BODY)
+        vllm.instead = lambda _: httpx.Response(200, text=nan_body())
         with pytest.raises(EngineError, match="not a number"):
             await relevances(scorer, PASSAGES[:1])
 

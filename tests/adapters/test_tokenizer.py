@@ -40,7 +40,7 @@ def test_labels_are_the_tokens_that_follow_the_prompt(tokenizer: PromptTokenizer
 
 def test_label_of_several_tokens_is_a_checkpoint_error() -> None:
     tokenizer = PromptTokenizer(tiny_tokenizer(), replace(rankrag_prompts(), label_false=" Improbable"))
-    with pytest.raises(CheckpointError, match="' Improbable' is not a single token .* it adds 10 tokens"):
+    with pytest.raises(CheckpointError, match=r"' Improbable' is not a single token .* it adds 10 tokens"):
         tokenizer.labels()
 
 

@@ -106,9 +106,7 @@ async def test_same_question_is_answered_from_the_cache(client: httpx.AsyncClien
     assert len(fakes.generator.calls) == 1
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"), [({"cache": False}, {}), ({}, {"Cache-Control": "max-age=0, No-Store"})]
-)
+@pytest.mark.parametrize(("body", "headers"), [({"cache": False}, {}), ({}, {"Cache-Control": "max-age=0, No-Store"})])
 async def test_caller_can_do_without_any_cache(
     client: httpx.AsyncClient, fakes: FakeServices, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
@@ -121,7 +119,14 @@ async def test_caller_can_do_without_any_cache(
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [(None, False), ("", False), ("no-cache", False), ("no-store", True), ("private,NO-STORE", True), ("x-no-store", False)],
+    [
+        (None, False),
+        ("", False),
+        ("no-cache", False),
+        ("no-store", True),
+        ("private,NO-STORE", True),
+        ("x-no-store", False),
+    ],
 )
 def test_no_store_is_a_directive_of_its_own(header: str | None, expected: bool) -> None:
     assert is_no_store(header) is expected
@@ -151,7 +156,11 @@ async def test_any_text_comes_through_unharmed(client: httpx.AsyncClient, fakes:
     fakes.index.stored = (Passage("p", text, "", {"note": text}),)
     fakes.generator.texts = (text,)
     body = await ask(client)
-    assert (body["answer"], body["passages"][0]["text"], body["passages"][0]["metadata"]) == (text, text, {"note": text})
+    assert (body["answer"], body["passages"][0]["text"], body["passages"][0]["metadata"]) == (
+        text,
+        text,
+        {"note": text},
+    )
 
 
 async def test_without_an_index_there_are_no_answers(fakes: FakeServices) -> None:

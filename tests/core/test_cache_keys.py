@@ -37,9 +37,9 @@ def test_score_depends_on_the(part: str) -> None:
     assert KEYS.score("question", PASSAGE) != replace(KEYS, **{part: "other"}).score("question", PASSAGE)
 
 
-@pytest.mark.parametrize("part", ["text", "title"])
-def test_score_depends_on_the_passages(part: str) -> None:
-    assert KEYS.score("question", PASSAGE) != KEYS.score("question", replace(PASSAGE, **{part: "other"}))
+@pytest.mark.parametrize("other", [replace(PASSAGE, text="other"), replace(PASSAGE, title="other")])
+def test_score_depends_on_the_passages_text_and_title(other: Passage) -> None:
+    assert KEYS.score("question", PASSAGE) != KEYS.score("question", other)
 
 
 def test_score_depends_on_the_question() -> None:

@@ -1,5 +1,7 @@
 """Orders of passages."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +30,7 @@ def test_order_is_falling_and_every_index_once(relevances: list[float]) -> None:
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), max_size=30))
 def test_equal_scores_keep_their_order(relevances: list[float]) -> None:
     order = order_by_relevance(scores(relevances))
-    ties = [(a, b) for a, b in zip(order, order[1:], strict=False) if relevances[a] == relevances[b]]
+    ties = [(a, b) for a, b in pairwise(order) if relevances[a] == relevances[b]]
     assert all(a < b for a, b in ties)
 
 

@@ -1,5 +1,7 @@
 """The laws of cutting pairs into calls."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +31,7 @@ def test_calls_stay_within_both_limits_unless_one_prompt_is_alone(
 @given(NUM_TOKENS, MAX_PROMPTS, MAX_TOKENS)
 def test_no_two_neighbouring_calls_would_fit_in_one(num_tokens: list[int], max_prompts: int, max_tokens: int) -> None:
     calls = list(plan_calls(num_tokens, max_prompts=max_prompts, max_tokens=max_tokens))
-    for call, following in zip(calls, calls[1:], strict=False):
+    for call, following in pairwise(calls):
         tokens = [*num_tokens[call], num_tokens[following.start]]
         assert len(tokens) > max_prompts or sum(tokens) > max_tokens
 

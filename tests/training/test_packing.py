@@ -16,7 +16,15 @@ from training.train import collate, load_prompts
 from training.world import World
 
 STAGE = Stage(
-    passages=(1, 3), max_facts=4, explicit=0.5, families=None, near=0.5, unanswerable=0.5, length=1024, weights={}
+    passages=(1, 3),
+    max_facts=4,
+    explicit=0.5,
+    families=None,
+    near=0.5,
+    unanswerable=0.5,
+    length=1024,
+    short=False,
+    weights={},
 )
 
 

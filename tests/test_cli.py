@@ -1,0 +1,135 @@
+"""The `rankrag` command."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import CONFIG_EXIT, app
+from service.settings import describe_settings
+
+ROW = '{"id": "a", "text": "It rises to 4,806 metres."}'
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(ROW + "\n")
+    return path
+
+
+def test_settings_prints_the_table(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["settings"])
+    assert (result.exit_code, result.stdout) == (0, describe_settings())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["index", "--help"], ["index", "build", "--help"], ["serve", "--help"]]
+)
+def test_help_is_given(runner: CliRunner, arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_index_is_built_and_reported(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    result = runner.invoke(app, ["index", "build", str(corpus), "--out", str(tmp_path / "index")])
+    assert result.exit_code == 0, result.output
+    assert "1 passages of 1 documents, 384-d" in result.stdout
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["num_passages"] == 1
+
+
+def build(runner: CliRunner, corpus: Path, tmp_path: Path, *options: str) -> tuple[int, str]:
+    result = runner.invoke(app, ["index", "build", str(corpus), "--out", str(tmp_path / "index"), *options])
+    return result.exit_code, result.stderr
+
+
+def test_bad_row_ends_the_build_with_file_and_line(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    corpus.write_text(ROW + "\n" + ROW + "\n")
+    code, message = build(runner, corpus, tmp_path)
+    assert code == CONFIG_EXIT
+    assert f"{corpus}:2: id 'a' was already used in line 1" in message
+    assert not (tmp_path / "index").exists()
+
+
+def test_skipped_rows_are_listed_and_counted(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    corpus.write_text(ROW + '\n{\n{"id": "[bold]", "text": "t", "[red]": 1}\n')
+    code, message = build(runner, corpus, tmp_path, "--skip-bad")
+    assert code == 0
+    assert f"{corpus}:2: not JSON" in message
+    assert "unknown field '[red]'" in message
+    assert "2 bad rows skipped" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--encoder", "package:no_such_package/model"], "no_such_package"),
+        (["--encoder", "no such model!"], "is not a directory"),
+        (["--pooling", "median"], "pooling"),
+        (["--metric", "cosine"], "metric"),
+    ],
+)
+def test_wrong_option_ends_the_build_with_its_name(
+    runner: CliRunner, corpus: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    code, shown = build(runner, corpus, tmp_path, *options)
+    assert code == CONFIG_EXIT
+    assert "error:" in shown
+    assert message in shown
+
+
+def test_missing_corpus_ends_the_build_with_its_name(runner: CliRunner, tmp_path: Path) -> None:
+    code, message = build(runner, tmp_path / "[none].jsonl", tmp_path)
+    assert code == CONFIG_EXIT
+    assert "[none].jsonl: No such file" in message
+
+
+def test_directory_of_something_else_is_left_alone(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "thesis.txt").write_text("ten years of work")
+    code, message = build(runner, corpus, tmp_path)
+    assert code == CONFIG_EXIT
+    assert "is not an index" in message
+
+
+def test_index_that_cannot_be_written_ends_the_build_with_a_message(
+    runner: CliRunner, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = runner.invoke(app, ["index", "build", str(corpus), "--out", str(tmp_path / "file" / "index")])
+    assert result.exit_code == CONFIG_EXIT
+    assert "Not a directory" in result.stderr or "File exists" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("RANKRAG_TOP_N", "0"), ("RANKRAG_VLLM__URL", "gpu:9000"), ("RANKRAG_VLLM__SURPRISE", "1")],
+)
+def test_wrong_setting_ends_serve_with_its_variable(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = runner.invoke(app, ["serve"])
+    assert result.exit_code == CONFIG_EXIT
+    assert f"{variable}: " in result.stderr
+
+
+def test_section_that_is_set_at_once_must_be_json(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM", "{")
+    result = runner.invoke(app, ["serve"])
+    assert result.exit_code == CONFIG_EXIT
+    assert '"vllm"' in result.stderr
+
+
+def test_service_that_is_not_there_ends_ask_with_its_address(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["ask", "How high?", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "http://127.0.0.1:1 can't be reached" in result.stderr

@@ -1,0 +1,94 @@
+"""Settings from the environment, and their table in the README."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, describe_settings
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("RANKRAG_"):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = Settings()
+    assert str(settings.vllm.url) == "http://127.0.0.1:8000/"
+    assert (settings.index.path, settings.redis_url, settings.vllm.api_key) == (None, None, None)
+
+
+def test_nested_variables_join_with_two_underscores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM__URL", "http://gpu:9000")
+    monkeypatch.setenv("RANKRAG_VLLM__API_KEY", "secret")
+    monkeypatch.setenv("RANKRAG_INDEX__PATH", "/indexes/wiki")
+    monkeypatch.setenv("RANKRAG_LIMITS__MAX_TOP_N", "500")
+    monkeypatch.setenv("RANKRAG_TOP_N", "100")
+    settings = Settings()
+    assert str(settings.vllm.url) == "http://gpu:9000/"
+    assert settings.vllm.api_key is not None
+    assert settings.vllm.api_key.get_secret_value() == "secret"
+    assert settings.index.path == Path("/indexes/wiki")
+    assert (settings.limits.max_top_n, settings.top_n) == (500, 100)
+
+
+def test_one_nested_variable_leaves_its_neighbours_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_CACHE__SCORE_TTL_S", "0")
+    assert Settings().cache.model_dump() == {**Settings.model_fields["cache"].default.model_dump(), "score_ttl_s": 0}
+
+
+def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_TOP_N", "0")
+    monkeypatch.setenv("RANKRAG_PORT", "http")
+    monkeypatch.setenv("RANKRAG_REQUEST_TIMEOUT_S", "-1")
+    monkeypatch.setenv("RANKRAG_VLLM__URL", "gpu:9000")
+    monkeypatch.setenv("RANKRAG_VLLM__MAX_CONECTIONS", "3")
+    monkeypatch.setenv("RANKRAG_INDEX__DEVICE", "tpu")
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert {".".join(map(str, error["loc"])) for error in caught.value.errors()} == {
+        "top_n", "port", "request_timeout_s", "vllm.url", "vllm.max_conections", "index.device",
+    }  # fmt: skip
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError):
+        Settings().top_n = 5  # type: ignore[misc]
+
+
+def test_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM__API_KEY", "swordfish")
+    assert "swordfish" not in repr(Settings())
+
+
+def test_table_has_every_variable_with_its_meaning() -> None:
+    rows = re.findall(r"^\| `(RANKRAG_\w+)` \| (.*?) \| (.+) \|$", describe_settings(), re.MULTILINE)
+    sections = [Settings.model_fields[name] for name in ("vllm", "index", "cache", "limits")]
+    num_fields = len(Settings.model_fields) - len(sections) + sum(len(type(s.default).model_fields) for s in sections)
+    assert len(rows) == num_fields
+    assert ("RANKRAG_TOP_N", "`20`") in {(name, default) for name, default, _ in rows}
+    assert all(meaning not in ("", "None") for _, _, meaning in rows)
+
+
+def test_every_variable_of_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in re.findall(r"`(RANKRAG_\w+)`", describe_settings()):
+        with monkeypatch.context() as environment:
+            environment.setenv(variable, "\x01")
+            try:
+                dumped = repr(Settings().model_dump())
+            except ValidationError as exc:
+                dumped = str(exc)
+        assert "\\x01" in dumped or "SecretStr" in dumped, variable
+
+
+def test_readme_has_the_same_table() -> None:
+    found = re.search(r"<!-- settings -->\s*(.*?)\s*<!-- /settings -->", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert found[1] == describe_settings().strip()
