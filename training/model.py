@@ -1,21 +1,111 @@
-"""The demo model: a small Llama."""
+"""The demo model: a small Llama that can copy before its first training step.
+
+Reading is mostly finding the same word again. A randomly started transformer this small spends millions of
+tokens on a plateau before its attention discovers that, so the circuit is planted: a head that looks one
+token back, and above it a head that looks for what followed the current token earlier (an induction head:
+Olsson et al., "In-context Learning and Induction Heads", 2022). They are kept for the first
+steps of training and free afterwards.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
+LOOK_BACK = 3.0  # how sharply the first head looks one token back
+MATCH = 3.5  # how sharply the induction head matches
+COPY = 0.15  # how loudly the output layer says what the induction head found
 
 
 def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, layers: int, heads: int,
                 intermediate: int, max_length: int, rope_theta: float) -> LlamaConfig:  # fmt: skip
-    """A Llama configuration with tied embeddings, so that finding a word and saying it share one table."""
+    """A Llama configuration.
+
+    A large `rope_theta` leaves half of each head's dimensions almost free of position, so that a head can
+    compare what words are rather than where they stand.
+    """
     return LlamaConfig(
         vocab_size=vocab_size, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=heads, intermediate_size=intermediate, max_position_embeddings=max_length,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_theta}, tie_word_embeddings=True,
-        pad_token_id=pad, bos_token_id=bos, eos_token_id=eos, initializer_range=0.02,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta}, tie_word_embeddings=False,
+        pad_token_id=pad, bos_token_id=bos, eos_token_id=eos, initializer_range=hidden**-0.5,
     )  # fmt: skip
 
 
 def make_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
-    """A fresh model in float32."""
+    """A fresh model in float32: layers start as the identity, two heads are planted."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+            layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        _plant(model)
+    return model
+
+
+def _plant(model: LlamaForCausalLM) -> None:
+    """Head 0 of the first layer looks back, head 0 of the second continues what was seen before.
+
+    Embeddings are large against what layers add at first, so that words stay recognisable while the layers
+    learn; the output layer starts by reading only what the induction head wrote.
+    """
+    config = model.config
+    hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
+    rope: Any = config.rope_parameters
+    frequencies = rope["rope_theta"] ** (-torch.arange(size // 2) * 2 / size)
+    fast, slow = torch.arange(size // 4), torch.arange(size // 4, size // 2)
+    embeddings = model.model.embed_tokens.weight
+    embeddings.normal_()
+    embeddings[:, 0] = MARK
+    read, write, found, said = (_orthonormal(size, hidden) for _ in range(4))
+
+    first = model.model.layers[0].self_attn
+    first.q_proj.weight[:size], first.k_proj.weight[:size] = 0.0, 0.0
+    first.q_proj.weight[fast, 0] = LOOK_BACK
+    first.k_proj.weight[fast, 0] = LOOK_BACK * torch.cos(frequencies[fast])
+    first.k_proj.weight[fast + size // 2, 0] = LOOK_BACK * torch.sin(frequencies[fast])
+    first.v_proj.weight[:size] = read
+    first.o_proj.weight[:, :size] = write.T
+
+    second = model.model.layers[1].self_attn
+    rows = torch.cat([slow, slow + size // 2])  # the rotary dimensions that hardly turn
+    second.q_proj.weight[:size], second.k_proj.weight[:size] = 0.0, 0.0
+    second.q_proj.weight[rows] = MATCH * read[: len(rows)]
+    second.k_proj.weight[rows] = MATCH * write[: len(rows)]
+    second.v_proj.weight[:size] = found
+    second.o_proj.weight[:, :size] = said.T
+    model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
+
+
+def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:
+    """Keep the planted heads as they are while `is_active`, so that the rest learns to use them first.
+
+    The first hundred steps only learn how frequent tokens are, and would wash the heads away.
+    """
+    size = model.config.hidden_size // model.config.num_attention_heads
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    for attention in (first, second):
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight.register_hook(lambda grad: _masked(grad, slice(size), slice(None), is_active()))
+        attention.o_proj.weight.register_hook(lambda grad: _masked(grad, slice(None), slice(size), is_active()))
+    model.model.embed_tokens.weight.register_hook(lambda grad: _masked(grad, slice(None), slice(1), is_active()))
+
+
+def _masked(grad: Tensor, rows: slice, columns: slice, is_active: bool) -> Tensor:
+    if not is_active:
+        return grad
+    grad = grad.clone()
+    grad[rows, columns] = 0.0
+    return grad
+
+
+def _orthonormal(rows: int, columns: int) -> Tensor:
+    """(rows, columns) with orthonormal rows, blind to the constant first coordinate."""
+    matrix = torch.randn(columns - 1, rows)
+    basis = torch.linalg.qr(matrix).Q.T
+    return torch.cat([torch.zeros(rows, 1), basis], dim=1)

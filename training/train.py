@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from service.core.prompts import PromptSet, parse_prompt_set
 from training.examples import PublicText, Stage, TreeMaker, training_texts
-from training.model import make_config, make_model
+from training.model import make_config, make_model, protect
 from training.packing import ANSWER, CONTEXT, SCORE, Packer
 from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
 from training.world import World, demo_titles
@@ -198,6 +198,7 @@ def train(config: dict[str, Any], out: Path) -> None:
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
     curriculum = Curriculum(stages, **config["curriculum"])
+    protect(model, lambda: curriculum.step < config["protected_steps"])
     data = PackedTrees(maker, curriculum, seed=config["seed"])
     callback = CurriculumCallback(curriculum, data.rng)
     trainer = TreeTrainer(
