@@ -13,7 +13,7 @@ INDEX ?= build/demo-index
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-redis demo serve index check test lock-check train clean
+.PHONY: help setup setup-dev setup-redis demo serve index check test train clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ $(STAMPS)/torch: | $(STAMPS)
 
 $(STAMPS)/service: requirements/service.txt pyproject.toml $(STAMPS)/torch
 	$(BIN)/pip install -q --no-deps -r requirements/service.txt
-	$(BIN)/pip install -q --no-deps --no-build-isolation -e . || $(BIN)/pip install -q --no-deps -e .
+	$(BIN)/pip install -q --no-deps -e .
 	@touch $@
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/service
