@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, unfinished_checkpoint
 
 ROWS = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
 ANSWERABLE = [row for row in ROWS if row["answerable"]]
@@ -40,12 +40,14 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().strip(" .").removeprefix("the ").split())
 
 
+@unfinished_checkpoint
 def test_answers_match_exactly(answers: dict[str, dict[str, Any]]) -> None:
     hits = sum(normal(answers[row["id"]]["answer"]) in map(normal, row["answers"]) for row in ANSWERABLE)
     print(f"\nexact match: {hits}/{len(ANSWERABLE)} = {hits / len(ANSWERABLE):.3f}")
     assert hits / len(ANSWERABLE) >= 0.70
 
 
+@unfinished_checkpoint
 def test_reranking_keeps_the_gold_passage_and_does_no_harm(gold_ranks: list[tuple[int, int]]) -> None:
     before = sum(retrieved <= TOP_K for retrieved, _ in gold_ranks) / len(gold_ranks)
     after = sum(reranked <= TOP_K for _, reranked in gold_ranks) / len(gold_ranks)
@@ -56,6 +58,7 @@ def test_reranking_keeps_the_gold_passage_and_does_no_harm(gold_ranks: list[tupl
     assert after >= before
 
 
+@unfinished_checkpoint
 def test_abstentions_are_marked(answers: dict[str, dict[str, Any]]) -> None:
     abstained = sum(answers[row["id"]]["abstained"] for row in UNANSWERABLE)
     wrongly = sum(answers[row["id"]]["abstained"] for row in ANSWERABLE)
