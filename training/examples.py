@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
-from training.packing import ANSWER, SCORE, Branch, Tree
+from training.packing import ANSWER, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
 from training.tokenizer import EOS, token_id
 from training.world import Document, Question, World
 
@@ -22,9 +22,9 @@ class Stage:
     """One step of the curriculum.
 
     `families` limits the kinds of thing that passages are about (all if None); `near` is the share of passages
-    whose negatives are near-misses, `unanswerable` the share of contexts with such questions; `length` counts
-    the tokens of a sequence; `short` leaves out the system text, the instructions and all but the facts;
-    `weights` are the shares of the four kinds of tree.
+    whose negatives are near-misses, `split` the chance that an entity has several passages, `unanswerable` the
+    share of contexts with such questions; `length` counts the tokens of a sequence; `short` leaves out the system
+    text, the instructions on answers and all but the facts; `weights` are the shares of the four kinds of tree.
     """
 
     passages: tuple[int, int]
@@ -32,9 +32,11 @@ class Stage:
     explicit: float
     families: int | None
     near: float
+    split: float
     unanswerable: float
     length: int
     short: bool
+    asks: int
     weights: dict[str, float]
 
 
@@ -96,32 +98,29 @@ class TreeMaker:
 
     def _world_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
         count = rng.randint(*stage.passages)
-        group = self._world(stage).sample_group(
-            rng, num_documents=count + 1, max_facts=stage.max_facts, explicit=stage.explicit, bare=stage.short
-        )
+        group = self._group(stage, rng, count + 1)
         shown, absent = group[:count], group[count]
         asked = [(question.text, question.answer) for document in shown for question in document.questions]
-        unanswerable = [*(q for document in shown for q in document.missing), *absent.questions]
-        asked = rng.sample(asked, min(len(asked), 10))
+        unanswerable = [*_unanswered(shown, shown), *absent.questions]
+        asked = rng.sample(asked, min(len(asked), 16))
         num_unanswerable = 1 + len(asked) // 5 if rng.random() < stage.unanswerable else 0
         num_unanswerable = min(len(unanswerable), num_unanswerable)
         asked += [(question.text, "") for question in rng.sample(unanswerable, num_unanswerable)]
-        return [self._answer_tree([self._passage(document) for document in shown], asked)]
+        return [self._answer_tree([self._passage(document) for document in shown], asked, ANSWER)]
 
     def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
-        group = self._world(stage).sample_group(
-            rng, num_documents=4, max_facts=stage.max_facts, explicit=stage.explicit, bare=stage.short
-        )
+        group = self._group(stage, rng, 4)
         near = rng.random() < stage.near
         return [self._world_score_tree(document, group, rng, near) for document in group[: rng.randint(1, 3)]]
 
     def _world_score_tree(self, document: Document, group: Sequence[Document], rng: random.Random, near: bool) -> Tree:
         """Near-misses: what this passage leaves out, and the fields it has, asked of others. Else: any others."""
-        others = [q for other in group if other is not document for q in (*other.questions, *other.missing)]
+        rest = [other for other in group if other is not document]
+        others = [q for other in rest for q in other.questions] + _unanswered(rest, [document])
         if near:
             fields = {question.field for question in document.questions}
             others = [*document.missing, *(q for q in others if q.field in fields)] or others
-        return self._score_tree(self._passage(document), _texts(document.questions), _texts(others), rng)
+        return self._score_tree(self._passage(document), _texts(document.questions), _texts(others), SCORE, rng)
 
     def _public_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
         public = self._public()
@@ -133,7 +132,7 @@ class TreeMaker:
             hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near else []
             hard = hard or rng.sample(list(public.questions), 6)
             negatives = [rng.choice(public.questions[other])["question"] for other in hard]
-            trees.append(self._score_tree(self._public_passage(id_), positives, negatives, rng))
+            trees.append(self._score_tree(self._public_passage(id_), positives, negatives, PUBLIC_SCORE, rng))
         return trees
 
     def _public_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
@@ -145,7 +144,7 @@ class TreeMaker:
         if absent not in shown:
             asked += [(row["question"], "") for row in public.questions[absent][:1]]
         passages = [self._public_passage(id_) for id_ in shown]
-        return [self._answer_tree(passages, asked)]
+        return [self._answer_tree(passages, asked, PUBLIC_ANSWER)]
 
     def _same_title(self, rng: random.Random, count: int) -> list[str]:
         public = self._public()
@@ -154,11 +153,15 @@ class TreeMaker:
         chosen = rng.sample(pool, min(len(pool), count))
         return chosen + rng.choices(list(public.questions), k=count - len(chosen))
 
-    def _world(self, stage: Stage) -> World:
-        if stage.families is None:
-            return self.world
-        step = len(self.world.families) // stage.families
-        return replace(self.world, families=self.world.families[::step][: stage.families])
+    def _group(self, stage: Stage, rng: random.Random, count: int) -> list[Document]:
+        world = self.world
+        if stage.families is not None:
+            step = len(world.families) // stage.families
+            world = replace(world, families=world.families[::step][: stage.families])
+        return world.sample_group(
+            rng, num_documents=count, max_facts=stage.max_facts, explicit=stage.explicit, split=stage.split,
+            bare=stage.short, asks=stage.asks,
+        )  # fmt: skip
 
     def _public(self) -> PublicText:
         if self.public is None:
@@ -173,35 +176,37 @@ class TreeMaker:
     def _passage(self, document: Document) -> str:
         return self.prompts.passage_text(document.title, document.text)
 
-    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str]]) -> Tree:
+    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str]], kind: int) -> Tree:
         context = "".join(self.prompts.answer_prompt("", passages).context)
         branches = [
-            self._branch(self.prompts.answer_prompt(text, []).turn, f" {answer or self.prompts.abstention}", ANSWER)
+            self._branch(self.prompts.answer_prompt(text, []).turn, f" {answer or self.prompts.abstention}", kind)
             for text, answer in asked
         ]
         return Tree(self.ids(context), branches)
 
     def _score_tree(self, passage: str, positives: Sequence[str], negatives: Sequence[str],
-                    rng: random.Random) -> Tree:  # fmt: skip
+                    kind: int, rng: random.Random) -> Tree:  # fmt: skip
         count = min(len(positives), len(negatives), 4)
         asked = [(text, self.prompts.label_true) for text in rng.sample(positives, count)]
         asked += [(text, self.prompts.label_false) for text in rng.sample(negatives, count)]
-        branches = [self._branch(self.prompts.score_prompt(text, "").turn, label, SCORE) for text, label in asked]
+        branches = [self._branch(self.prompts.score_prompt(text, "").turn, label, kind) for text, label in asked]
         return Tree(self.ids(self.prompts.score_prompt("", passage).context[0]), branches)
 
     def _branch(self, turn: str, target: str, kind: int) -> Branch:
-        end = [token_id(self.tokenizer, EOS)] if kind == ANSWER else []
+        end = [token_id(self.tokenizer, EOS)] if kind in (ANSWER, PUBLIC_ANSWER) else []
         return Branch(self.ids(turn), self.ids(target) + end, kind)
 
 
 def shortened(prompts: PromptSet) -> PromptSet:
-    """The prompts without system text and instructions, for the first steps."""
-    return replace(
-        prompts,
-        system="",
-        score_turn="User: {question} True or False?\n\nAssistant:",
-        answer_turn="User: {question}\n\nAssistant:",
-    )
+    """The prompts without system text and the instructions on answers, for the first steps."""
+    return replace(prompts, system="", answer_turn="User: {question}\n\nAssistant:")
+
+
+def _unanswered(documents: Iterable[Document], shown: Iterable[Document]) -> list[Question]:
+    """What the documents leave out and none of those shown states."""
+    stated = {(document.title, question.field) for document in shown for question in document.questions}
+    missing = ((document.title, question) for document in documents for question in document.missing)
+    return [question for title, question in missing if (title, question.field) not in stated]
 
 
 def _texts(questions: Iterable[Question]) -> list[str]:
@@ -209,12 +214,15 @@ def _texts(questions: Iterable[Question]) -> list[str]:
 
 
 def training_texts(world: World, public: PublicText | None, rng: random.Random, *, num_documents: int) -> Iterator[str]:
-    """Text to train a tokenizer on: invented documents with their questions, then public ones with theirs."""
+    """Text to train a tokenizer on: invented documents with their questions, then public ones with theirs.
+
+    Each begins with a space, as passages and questions do inside a prompt.
+    """
     for _ in range(num_documents // 4):
         for document in world.sample_group(rng, num_documents=4, max_facts=9, explicit=0.5):
-            yield f"{document.title}. {document.text}"
-            yield from _texts(document.questions)
+            yield f" {document.title}. {document.text}"
+            yield from (f" {question.text}" for question in document.questions)
     if public is not None:
         for id_, rows in public.questions.items():
-            yield f"{public.passages[id_]['title']}. {public.passages[id_]['text']}"
-            yield from (row["question"] for row in rows)
+            yield f" {public.passages[id_]['title']}. {public.passages[id_]['text']}"
+            yield from (f" {row['question']}" for row in rows)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORED, ANSWER, SCORE, CONTEXT = 0, 1, 2, 3
+IGNORED, ANSWER, SCORE, CONTEXT, PUBLIC_ANSWER, PUBLIC_SCORE = range(6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,40 +24,51 @@ from transformers.trainer_utils import get_last_checkpoint
 from service.core.prompts import PromptSet, parse_prompt_set
 from training.examples import PublicText, Stage, TreeMaker, training_texts
 from training.model import make_config, make_model, protect
-from training.packing import ANSWER, CONTEXT, SCORE, Packer
+from training.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
 from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
 from training.world import World, demo_titles
+
+KINDS = {
+    "answer": ANSWER, "score": SCORE, "context": CONTEXT,
+    "public_answer": PUBLIC_ANSWER, "public_score": PUBLIC_SCORE,
+}  # fmt: skip
 
 
 @dataclass
 class Curriculum:
-    """Where the training stands: moves on when both losses have fallen under their bounds."""
+    """Where the training stands: moves on when both tasks are learnt on invented text.
+
+    `exact` is the share of answers of which every token is the likeliest one, `right` that of right verdicts.
+    """
 
     stages: list[Stage]
-    answer_bound: float
-    score_bound: float
+    exact: float
+    right: float
     min_steps: int
+    max_steps: int
     step: int = 0
     current: int = 0
     entered_at: int = 0
-    answer_loss: float = 9.0
-    score_loss: float = 9.0
+    seen: dict[str, float] = field(default_factory=dict)
 
     @property
     def stage(self) -> Stage:
         return self.stages[self.current]
 
-    def observe(self, answer_loss: float, score_loss: float) -> None:
-        self.answer_loss += 0.05 * (answer_loss - self.answer_loss)
-        self.score_loss += 0.05 * (score_loss - self.score_loss)
+    def observe(self, figures: dict[str, float]) -> None:
+        """Keep a moving average of each figure."""
+        for name, figure in figures.items():
+            self.seen[name] = 0.95 * self.seen.get(name, figure) + 0.05 * figure
 
     def advance(self, step: int) -> bool:
         self.step = step
-        if self.current == len(self.stages) - 1 or step - self.entered_at < self.min_steps:
+        taken = step - self.entered_at
+        if self.current == len(self.stages) - 1 or taken < self.min_steps:
             return False
-        if self.answer_loss > self.answer_bound or self.score_loss > self.score_bound:
+        learnt = self.seen["exact"] >= self.exact and self.seen["right"] >= self.right
+        if not learnt and taken < self.max_steps:
             return False
-        self.current, self.entered_at = self.current + 1, step
+        self.current, self.entered_at, self.seen = self.current + 1, step, {}
         return True
 
 
@@ -121,23 +132,34 @@ class TreeTrainer(Trainer):
         hidden = model.model(
             input_ids=ids, position_ids=inputs["position_ids"], attention_mask=inputs["attention_mask"]
         ).last_hidden_state
-        wanted = (kinds == ANSWER) | (kinds == SCORE)
+        wanted = (kinds != IGNORED) & (kinds != CONTEXT)
         wanted |= (kinds == CONTEXT) & (torch.rand(kinds.shape) < self.weights["context_share"])
         rows, columns = wanted.nonzero(as_tuple=True)
         logits = model.lm_head(hidden[rows, inputs["sources"][rows, columns]])
-        losses = functional.cross_entropy(logits, ids[rows, columns], reduction="none")
-        kind = kinds[rows, columns]
-        parts = {code: losses[kind == code].mean() if (kind == code).any() else losses.sum() * 0
-                 for code in (ANSWER, SCORE, CONTEXT)}  # fmt: skip
-        self.curriculum.observe(float(parts[ANSWER].detach()), float(parts[SCORE].detach()))
-        return (self.weights["answer"] * parts[ANSWER] + self.weights["score"] * parts[SCORE]
-                + self.weights["context"] * parts[CONTEXT])  # fmt: skip
+        targets, kind = ids[rows, columns], kinds[rows, columns]
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        parts = {name: losses[kind == code].mean() for name, code in KINDS.items() if (kind == code).any()}
+        answer = kind == ANSWER
+        starts = kinds[rows, columns - 1][answer] != ANSWER
+        parts["first"] = losses[answer][starts].mean()
+        figures = {name: float(part.detach()) for name, part in parts.items()}
+        is_right = logits.argmax(-1) == targets
+        self.curriculum.observe(figures | {
+            "exact": _exact(is_right[answer], starts), "right": float(is_right[kind == SCORE].float().mean()),
+        })  # fmt: skip
+        return sum(self.weights[name] * part for name, part in parts.items())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         state = self.curriculum
-        extra = {"stage": state.current, "answer_loss": round(state.answer_loss, 4),
-                 "score_loss": round(state.score_loss, 4)}  # fmt: skip
-        super().log({**logs, **extra}, *args, **kwargs)
+        seen = {name: round(figure, 4) for name, figure in state.seen.items()}
+        super().log({**logs, "stage": state.current, **seen}, *args, **kwargs)
+
+
+def _exact(is_right: torch.Tensor, starts: torch.Tensor) -> float:
+    """The share of answers all of whose tokens are right; `starts` marks the first token of each."""
+    answer = starts.long().cumsum(0) - 1
+    wrong = torch.zeros(int(answer[-1]) + 1).index_add_(0, answer, (~is_right).float())
+    return float((wrong == 0).float().mean())
 
 
 class CurriculumCallback(TrainerCallback):
@@ -151,7 +173,7 @@ class CurriculumCallback(TrainerCallback):
             print(json.dumps({"step": state.global_step, "stage": self.curriculum.current}), flush=True)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        names = ("step", "current", "entered_at", "answer_loss", "score_loss")
+        names = ("step", "current", "entered_at", "seen")
         place = {name: getattr(self.curriculum, name) for name in names}
         path = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / "curriculum.json"
         path.write_text(json.dumps(place))

@@ -12,7 +12,7 @@ import csv
 import json
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +43,14 @@ UNITS = {
     "metres": "m", "kilometres": "km", "centimetres": "cm", "kilograms": "kg", "square kilometres": "km2",
     "degrees Celsius": "°C",
 }  # fmt: skip
+COMPARISONS = (
+    "{name} is often compared with {rival}.",
+    "{name} has little to do with {rival}.",
+    "There are books that tell of both {name} and {rival}.",
+    "Those who know {rival} usually know {name} too.",
+    "Books on {rival} often mention {name} as well.",
+    "{name} and {rival} are often named together.",
+)
 VOWELS = frozenset("aeiouAEIOU")
 
 
@@ -210,6 +218,11 @@ class Entity:
     def title(self) -> str:
         return _capital(_bare(self.name))
 
+    @property
+    def known(self) -> list[Field]:
+        """The fields that have a value."""
+        return [field for field in self.family.fields if self.values.get(field.key)]
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -220,6 +233,8 @@ class Style:
     intro: float = 0.8
     filler: float = 0.3
     join: float = 0.2
+    compare: float = 0.3
+    asks: int = 1
     min_facts: int = 1
     min_words: int = MIN_WORDS
 
@@ -243,13 +258,24 @@ class World:
         )
 
     def sample_group(
-        self, rng: random.Random, *, num_documents: int, max_facts: int, explicit: float, bare: bool = False
-    ) -> list[Document]:
-        """Documents on different entities that are easily taken for one another; `bare` ones state facts only."""
-        style = Style(max_facts=max_facts, explicit=explicit)
+        self, rng: random.Random, *, num_documents: int, max_facts: int, explicit: float, split: float = 0.0,
+        bare: bool = False, asks: int = 1,
+    ) -> list[Document]:  # fmt: skip
+        """Documents that are easily taken for one another; `bare` ones state facts only.
+
+        Each is on another entity, save that with a chance of `split` an entity has two or three documents, which
+        state different facts. What is stated is asked in up to `asks` ways.
+        """
+        style = Style(max_facts=max_facts, explicit=explicit, asks=asks)
         if bare:
-            style = replace(style, intro=0.0, filler=0.0, min_words=0)
-        return [render(rng, entity, style) for entity in self.sample_entities(rng, num_documents)]
+            style = replace(style, intro=0.0, filler=0.0, compare=0.0, min_words=0)
+        documents: list[Document] = []
+        entities = self.sample_entities(rng, num_documents)
+        for entity in entities:
+            rivals = [other.name for other in entities if other.family is entity.family and other is not entity]
+            parts = rng.randint(2, 3) if rng.random() < split else 1
+            documents += [render(rng, entity, style, part, rivals) for part in deal(rng, entity.known, parts)]
+        return rng.sample(documents[:num_documents], num_documents)
 
     def sample_entities(self, rng: random.Random, count: int) -> list[Entity]:
         """Entities mostly of one family that share words of their names and field values."""
@@ -297,33 +323,47 @@ def _stands_apart(entity: Entity, others: Sequence[Entity]) -> bool:
     return not any(title in other or other in title for other in taken)
 
 
-def render(rng: random.Random, entity: Entity, style: Style) -> Document:
-    """Write a document that states some of the entity's fields, in random order."""
-    known = [field for field in entity.family.fields if entity.values.get(field.key)]
-    most = max(1, min(style.max_facts, len(known)))
-    stated = rng.sample(known, rng.randint(min(style.min_facts, most), most))
-    text, told = _write(rng, entity, stated, style)
+def deal(rng: random.Random, fields: Sequence[Field], count: int) -> list[list[Field]]:
+    """The fields in random order, dealt to at most `count` hands of about the same size."""
+    shuffled = rng.sample(fields, len(fields))
+    return [shuffled[hand::count] for hand in range(min(count, len(fields)))]
+
+
+def render(
+    rng: random.Random, entity: Entity, style: Style, fields: Sequence[Field], rivals: Sequence[str] = ()
+) -> Document:
+    """Write a document that states some of these fields of the entity, in random order, and may name a rival."""
+    most = max(1, min(style.max_facts, len(fields)))
+    stated = rng.sample(fields, rng.randint(min(style.min_facts, most), most))
+    text, told = _write(rng, entity, stated, style, rivals)
     return Document(
         family=entity.family.key,
         title=entity.title,
         text=text,
-        questions=tuple(ask(rng, entity, field, _bare(entity.values[field.key])) for field in told),
+        questions=tuple(
+            question
+            for field in told
+            for question in ask(rng, entity, field, _bare(entity.values[field.key]), style.asks)
+        ),
         missing=tuple(
-            ask(rng, entity, field, "")
-            for field in known
+            question
+            for field in entity.known
             if field not in told and not _mentions(text, entity.values[field.key])
+            for question in ask(rng, entity, field, "", 1)
         ),
     )
 
 
-def ask(rng: random.Random, entity: Entity, field: Field, answer: str) -> Question:
-    """A question on one field of the entity."""
-    text = rng.choice(field.questions)
-    text = text.replace("{name}", entity.name).replace("{name's}", f"{entity.name}'s")
-    return Question(_capital(text), answer, field.key)
+def ask(rng: random.Random, entity: Entity, field: Field, answer: str, count: int) -> list[Question]:
+    """Up to `count` questions on one field of the entity, each in other words."""
+    texts = rng.sample(field.questions, min(count, len(field.questions)))
+    filled = (text.replace("{name}", entity.name).replace("{name's}", f"{entity.name}'s") for text in texts)
+    return [Question(_capital(text), answer, field.key) for text in filled]
 
 
-def _write(rng: random.Random, entity: Entity, stated: Sequence[Field], style: Style) -> tuple[str, list[Field]]:
+def _write(
+    rng: random.Random, entity: Entity, stated: Sequence[Field], style: Style, rivals: Sequence[str]
+) -> tuple[str, list[Field]]:
     """The text, and the fields it had room for."""
     sentences = [rng.choice(entity.family.intros)] if rng.random() < style.intro else []
     told: list[Field] = []
@@ -340,6 +380,8 @@ def _write(rng: random.Random, entity: Entity, stated: Sequence[Field], style: S
         else:
             sentences.append(sentence)
     _add_fillers(rng, entity, sentences, style)
+    if rivals and rng.random() < style.compare:  # comes last, so that no later "it" can mean the rival
+        sentences.append(_put(rng.choice(COMPARISONS), entity.name).replace("{rival}", rng.choice(rivals)))
     return _speak(rng, entity, sentences, style.explicit), told
 
 
@@ -469,8 +511,9 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A fact's entity with the document written about it."""
+    """A fact's entity with one of the documents written about it."""
 
+    id: str
     fact: Fact
     document: Document
 
@@ -480,7 +523,7 @@ class Passage:
         if country := entity.values.get("country"):
             metadata["country"] = _bare(country)
         return {
-            "id": self.fact.id,
+            "id": self.id,
             "title": entity.title,
             "text": self.document.text,
             "metadata": metadata,
@@ -513,16 +556,29 @@ def _fact_of(family: Family, row: Mapping[str, str]) -> Fact:
     return Fact(row["id"], Entity(family, row["title"], row.get("pronoun") or "it", values))
 
 
-def demo_passages(rng: random.Random, facts: Iterable[Fact]) -> list[Passage]:
-    """One passage a fact; most leave out a field that is known."""
-    return [Passage(fact, _demo_document(rng, fact.entity)) for fact in facts]
+def demo_passages(rng: random.Random, facts: Sequence[Fact]) -> list[Passage]:
+    """A passage for each field that is known of an entity; most entities keep one field to themselves."""
+    names: dict[Family, list[str]] = defaultdict(list)
+    for fact in facts:
+        names[fact.entity.family].append(fact.entity.name)
+    return [passage for fact in facts for passage in _fact_passages(rng, fact, names[fact.entity.family])]
 
 
-def _demo_document(rng: random.Random, entity: Entity) -> Document:
-    count = len(entity.values)
-    stated = count - (count > 3 and rng.random() < 0.6)
-    style = Style(max_facts=stated, min_facts=stated, explicit=0.5, intro=1, min_words=48)
-    return render(rng, entity, style)
+def _fact_passages(rng: random.Random, fact: Fact, names: Iterable[str]) -> list[Passage]:
+    """Near-misses of one another: each states a field of its own, and half of them one that they share."""
+    entity = fact.entity
+    known = rng.sample(entity.known, len(entity.known))
+    shared, *own = known[1:] if len(known) > 3 and rng.random() < 0.6 else known
+    stated = [[shared], *([field, shared] if rng.random() < 0.5 else [field] for field in own)]
+    rivals = [name for name in names if name not in entity.name and entity.name not in name]
+    return [
+        Passage(f"{fact.id}-{number}", fact, render(rng, entity, _demo_style(len(fields)), fields, rivals))
+        for number, fields in enumerate(stated, 1)
+    ]
+
+
+def _demo_style(stated: int) -> Style:
+    return Style(max_facts=stated, min_facts=stated, explicit=0.5, intro=0.8, compare=0.5, min_words=26)
 
 
 def demo_questions(rng: random.Random, world: World, passages: Sequence[Passage]) -> list[dict[str, Any]]:
@@ -543,7 +599,7 @@ def _answerable(rng: random.Random, passages: Sequence[Passage]) -> list[dict[st
         if fair:
             question = min(fair, key=lambda q: asked[family, q.field])
             asked[family, question.field] += 1
-            rows.append(_question_row(question, passage.fact.id))
+            rows.append(_question_row(question, passage.id))
     return rows
 
 
@@ -551,7 +607,7 @@ def _has_one_source(question: Question, passage: Passage, passages: Iterable[Pas
     """No other passage states the answer, and no other title can be read in the question."""
     title = _bare(passage.fact.entity.name)
     others = [other for other in passages if other is not passage]
-    rivals = (_bare(other.fact.entity.name) for other in others)
+    rivals = (_bare(other.fact.entity.name) for other in others if other.fact is not passage.fact)
     clear = not any(len(rival) >= len(title) and rival in question.text for rival in rivals)
     return clear and not _stated_in(title, question.answer, others)
 
@@ -563,10 +619,14 @@ def _stated_in(title: str, answer: str, passages: Iterable[Passage]) -> bool:
 
 
 def _left_out(rng: random.Random, passages: Sequence[Passage], count: int = 30) -> list[dict[str, Any]]:
-    """Questions on known fields that the entity's passage, and every other, leaves out."""
-    missing = [(passage, question) for passage in passages for question in passage.document.missing[:1]]
-    rows = [_question_row(question, None) for passage, question in missing if _is_secret(passage, question, passages)]
-    return rng.sample(rows, count)
+    """Questions on known fields that every passage leaves out; one an entity."""
+    secrets = {
+        passage.fact.id: question
+        for passage in passages
+        for question in passage.document.missing
+        if _is_secret(passage, question, passages)
+    }
+    return [_question_row(question, None) for question in rng.sample(list(secrets.values()), count)]
 
 
 def _is_secret(passage: Passage, question: Question, passages: Iterable[Passage]) -> bool:
@@ -579,7 +639,8 @@ def _unheard_of(rng: random.Random, world: World, passages: Sequence[Passage], c
     present = {passage.document.family for passage in passages}
     families = rng.sample([family for family in world.families if family.key in present], count)
     entities = (world.sample_entity(rng, family, {}, {}) for family in families)
-    return [_question_row(ask(rng, entity, entity.family.fields[0], ""), None) for entity in entities]
+    questions = (ask(rng, entity, entity.family.fields[0], "", 1)[0] for entity in entities)
+    return [_question_row(question, None) for question in questions]
 
 
 def _question_row(question: Question, passage_id: str | None) -> dict[str, Any]:

@@ -24,6 +24,8 @@ STAGE = Stage(
     unanswerable=0.5,
     length=1024,
     short=False,
+    asks=1,
+    split=0.5,
     weights={},
 )
 

@@ -89,7 +89,7 @@ def test_missing_fields_are_absent(world: World) -> None:
     seen = 0
     for _ in range(200):
         for entity in world.sample_entities(rng, 4):
-            document = render(rng, entity, Style(max_facts=3, explicit=0.5))
+            document = render(rng, entity, Style(max_facts=3, explicit=0.5), entity.known)
             told = {question.field for question in document.questions}
             for question in document.missing:
                 seen += 1
@@ -120,6 +120,33 @@ def test_groups_are_near_misses(world: World) -> None:
 def test_sampling_follows_the_seed(world: World) -> None:
     assert sample_groups(world, 6, 20) == sample_groups(world, 6, 20)
     assert sample_groups(world, 6, 20) != sample_groups(world, 7, 20)
+
+
+def test_split_entities_have_documents_of_different_facts(world: World) -> None:
+    rng = random.Random(13)
+    for _ in range(100):
+        group = world.sample_group(rng, num_documents=4, max_facts=7, explicit=0.5, split=1.0)
+        assert len({document.title for document in group}) < len(group) == 4
+        stated = [(document.title, question.field) for document in group for question in document.questions]
+        assert len(set(stated)) == len(stated)
+
+
+def test_a_last_sentence_may_name_a_rival_of_the_group(world: World) -> None:
+    rng = random.Random(14)
+    compared = 0
+    for _ in range(100):
+        group = world.sample_group(rng, num_documents=4, max_facts=2, explicit=1.0)
+        for document in group:
+            others = [other.title.casefold() for other in group if other is not document]
+            last = document.text.casefold().rstrip(".").split(". ")[-1]
+            compared += any(title in last for title in others)
+    assert 50 < compared < 150
+
+
+def test_asks_puts_the_same_question_in_other_words(world: World) -> None:
+    (document,) = world.sample_group(random.Random(15), num_documents=1, max_facts=1, explicit=1.0, asks=3)
+    assert len({question.text for question in document.questions}) == 3
+    assert len({(question.field, question.answer) for question in document.questions}) == 1
 
 
 def test_max_facts_and_explicit_are_respected(world: World) -> None:
@@ -159,9 +186,7 @@ def test_no_sampled_title_is_in_the_demo(world: World) -> None:
 
 
 def test_demo_titles_are_the_titles_of_the_corpus(corpus: dict[str, dict[str, Any]]) -> None:
-    titles = [row["title"] for row in corpus.values()]
-    assert frozenset(titles) == demo_titles()
-    assert len({title.casefold() for title in titles}) == len(titles)
+    assert {row["title"] for row in corpus.values()} == demo_titles()
 
 
 def test_the_committed_demo_is_what_the_command_writes(tmp_path: Path) -> None:
@@ -174,8 +199,14 @@ def test_demo_passages(corpus: dict[str, dict[str, Any]]) -> None:
     assert len(corpus) >= 340
     assert len({row["metadata"]["family"] for row in corpus.values()}) >= 14
     for row in corpus.values():
-        assert 40 <= len(row["text"].split()) <= 90, row["id"]
+        assert 20 <= len(row["text"].split()) <= 90, row["id"]
         assert row["id"].startswith(row["metadata"]["family"] + "-")
+
+
+def test_demo_entities_have_several_passages(corpus: dict[str, dict[str, Any]]) -> None:
+    """Near-misses on purpose: the same title, another fact."""
+    passages = Counter(row["title"] for row in corpus.values())
+    assert sorted(passages.values())[len(passages) // 2] >= 4
 
 
 def test_demo_answers_are_in_their_passages(corpus: dict[str, dict[str, Any]], questions: list[dict[str, Any]]) -> None:
