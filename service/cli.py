@@ -1,6 +1,7 @@
 """The `rankrag` command."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from service.errors import RankRAGError
-from service.settings import Settings, describe_settings
+from service.settings import Settings, describe_settings, unknown_variables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="RankRAG: retrieve, score, keep, answer.")
 index_app = typer.Typer(no_args_is_help=True, help="Build and look at indexes.")
@@ -34,6 +35,8 @@ def fail(message: str, code: int = CONFIG_EXIT) -> NoReturn:
 
 def load_settings(**overrides: Any) -> Settings:
     """The settings, or every mistake in them at once."""
+    for name in unknown_variables(os.environ):
+        err.print(f"[yellow]warning:[/] no such setting: {escape(name)}", highlight=False, soft_wrap=True)
     try:
         return Settings(**overrides)
     except ValidationError as exc:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from mirakuru import HTTPExecutor
 from rich.console import Console
+from rich.markup import escape
 
 from service.display import show_answer
 from service.errors import ConfigError, EngineError
@@ -88,7 +89,7 @@ def ask_samples(console: Console, url: str, samples: Sequence[dict[str, Any]]) -
         try:
             body = _ask(url, sample["question"])
         except (httpx.HTTPError, EngineError) as exc:
-            console.print(f"[red]failed:[/] {sample['question']}: {exc}", highlight=False)
+            console.print(f"[red]failed:[/] {escape(sample['question'])}: {escape(str(exc))}", highlight=False)
             failures += 1
         else:
             expected = sample["answers"][0] if sample["answers"] else "no answer in the corpus"
@@ -112,7 +113,7 @@ def _stay(console: Console, parts: dict[str, HTTPExecutor]) -> int:
         for name, process in parts.items():
             if not process.running():
                 log = LOGS / ("vllm.log" if name == "vLLM" else "service.log")
-                console.print(f"[red]{name} died.[/] The end of {log}:\n{tail(log)}", highlight=False)
+                console.print(f"[red]{name} died.[/] The end of {log}:\n{escape(tail(log))}", highlight=False)
                 return 1
         time.sleep(WATCH_INTERVAL_S)
 

@@ -4,13 +4,15 @@ Variables are `RANKRAG_` plus the field's name in capitals; nested ones join wit
 (`RANKRAG_VLLM__URL`). `rankrag settings` prints this table; README.md carries a copy that a test compares.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RedisDsn, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "RANKRAG_"
 PositiveSeconds = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -80,7 +82,7 @@ class LimitSettings(_Section):
 class Settings(BaseSettings):
     """All settings, checked at start: every mistake is reported at once."""
 
-    model_config = SettingsConfigDict(env_prefix="RANKRAG_", env_nested_delimiter="__", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore", frozen=True)
 
     checkpoint: str = Field(
         "models/demo",
@@ -107,8 +109,21 @@ class Settings(BaseSettings):
 
 def describe_settings() -> str:
     """Every variable with its default and meaning, as a Markdown table."""
-    rows = ["| variable | default | meaning |", "|---|---|---|", *_rows(Settings, "RANKRAG_")]
+    rows = ["| variable | default | meaning |", "|---|---|---|", *_rows(Settings, PREFIX)]
     return "\n".join(rows) + "\n"
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Variables that look like settings and are none, each with the nearest one there is.
+
+    Not an error: Kubernetes sets such names for a Service called rankrag.
+    """
+    known = [row.split("`")[1] for row in _rows(Settings, PREFIX)]
+    sections = {name.rpartition("__")[0] for name in known}
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in sections.union(known))
+    return [
+        name + "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1)) for name in unknown
+    ]
 
 
 def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, describe_settings
+from service.settings import Settings, describe_settings, unknown_variables
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -42,6 +42,11 @@ def test_nested_variables_join_with_two_underscores(monkeypatch: pytest.MonkeyPa
 def test_one_nested_variable_leaves_its_neighbours_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKRAG_CACHE__SCORE_TTL_S", "0")
     assert Settings().cache.model_dump() == {**Settings.model_fields["cache"].default.model_dump(), "score_ttl_s": 0}
+
+
+def test_a_misspelt_variable_is_pointed_out_with_the_nearest_one() -> None:
+    names = ["RANKRAG_CHEKPOINT", "RANKRAG_TOP_N", "RANKRAG_VLLM", "RANKRAG_VLLM__URL", "RANKRAG_ZZZ", "PATH"]
+    assert unknown_variables(names) == ["RANKRAG_CHEKPOINT (did you mean RANKRAG_CHECKPOINT?)", "RANKRAG_ZZZ"]
 
 
 def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
-from training.packing import ANSWER, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
+from training.packing import ANSWER, NOWHERE, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
 from training.tokenizer import EOS, token_id
 from training.world import Document, Question, World
 
@@ -100,12 +101,12 @@ class TreeMaker:
         count = rng.randint(*stage.passages)
         group = self._group(stage, rng, count + 1)
         shown, absent = group[:count], group[count]
-        asked = [(question.text, question.answer) for document in shown for question in document.questions]
+        asked = [(q.text, q.answer, place) for place, document in enumerate(shown) for q in document.questions]
         unanswerable = [*_unanswered(shown, shown), *absent.questions]
         asked = rng.sample(asked, min(len(asked), 16))
         num_unanswerable = 1 + len(asked) // 5 if rng.random() < stage.unanswerable else 0
         num_unanswerable = min(len(unanswerable), num_unanswerable)
-        asked += [(question.text, "") for question in rng.sample(unanswerable, num_unanswerable)]
+        asked += [(question.text, "", 0) for question in rng.sample(unanswerable, num_unanswerable)]
         return [self._answer_tree([self._passage(document) for document in shown], asked, ANSWER)]
 
     def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
@@ -120,14 +121,15 @@ class TreeMaker:
         if near:
             fields = {question.field for question in document.questions}
             others = [*document.missing, *(q for q in others if q.field in fields)] or others
-        return self._score_tree(self._passage(document), _texts(document.questions), _texts(others), SCORE, rng)
+        positives = [(question.text, question.answer) for question in document.questions]
+        return self._score_tree(self._passage(document), positives, _texts(others), SCORE, rng)
 
     def _public_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
         public = self._public()
         ids = self._same_title(rng, 3)
         trees = []
         for id_ in ids[: rng.randint(1, 2)]:
-            positives = [row["question"] for row in public.questions[id_]]
+            positives = [(row["question"], (row["answers"] or ["?"])[0]) for row in public.questions[id_]]
             siblings = [o for o in public.by_title[public.passages[id_]["title"]] if o != id_]
             hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near else []
             hard = hard or rng.sample(list(public.questions), 6)
@@ -139,10 +141,10 @@ class TreeMaker:
         public = self._public()
         count = rng.randint(1, min(stage.passages[1], 3))
         *shown, absent = self._same_title(rng, count + 1) if count else []
-        rows = [row for id_ in shown for row in public.questions[id_] if row["answers"]]
-        asked = [(row["question"], row["answers"][0]) for row in rng.sample(rows, min(len(rows), 6))]
+        rows = [(row, place) for place, id_ in enumerate(shown) for row in public.questions[id_] if row["answers"]]
+        asked = [(row["question"], row["answers"][0], place) for row, place in rng.sample(rows, min(len(rows), 6))]
         if absent not in shown:
-            asked += [(row["question"], "") for row in public.questions[absent][:1]]
+            asked += [(row["question"], "", 0) for row in public.questions[absent][:1]]
         passages = [self._public_passage(id_) for id_ in shown]
         return [self._answer_tree(passages, asked, PUBLIC_ANSWER)]
 
@@ -176,25 +178,41 @@ class TreeMaker:
     def _passage(self, document: Document) -> str:
         return self.prompts.passage_text(document.title, document.text)
 
-    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str]], kind: int) -> Tree:
-        context = "".join(self.prompts.answer_prompt("", passages).context)
-        branches = [
-            self._branch(self.prompts.answer_prompt(text, []).turn, f" {answer or self.prompts.abstention}", kind)
-            for text, answer in asked
-        ]
-        return Tree(self.ids(context), branches)
+    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str, int]], kind: int) -> Tree:
+        """`asked`: questions, their answers (empty: none) and the places of the passages that hold them."""
+        parts = [self.ids(part) for part in self.prompts.answer_prompt("", passages).context]
+        starts = list(accumulate(map(len, parts), initial=0))
+        end = [token_id(self.tokenizer, EOS)]
+        branches = []
+        for text, answer, place in asked:
+            turn = self.ids(self.prompts.answer_prompt(text, []).turn)
+            target = self.ids(f" {answer or self.prompts.abstention}")
+            found = [starts[place] + at for at in _occurrences(target, parts[place])] if answer else [NOWHERE]
+            spots = [[at + offset for at in found] for offset in range(len(target))] if answer else [found]
+            branches.append(Branch(turn, target + end, kind, spots))
+        return Tree([id_ for part in parts for id_ in part], branches)
 
-    def _score_tree(self, passage: str, positives: Sequence[str], negatives: Sequence[str],
+    def _score_tree(self, passage: str, positives: Sequence[tuple[str, str]], negatives: Sequence[str],
                     kind: int, rng: random.Random) -> Tree:  # fmt: skip
+        """`positives`: questions with their answers."""
+        context = self.ids(self.prompts.score_prompt("", passage).context[0])
         count = min(len(positives), len(negatives), 4)
-        asked = [(text, self.prompts.label_true) for text in rng.sample(positives, count)]
-        asked += [(text, self.prompts.label_false) for text in rng.sample(negatives, count)]
-        branches = [self._branch(self.prompts.score_prompt(text, "").turn, label, kind) for text, label in asked]
-        return Tree(self.ids(self.prompts.score_prompt("", passage).context[0]), branches)
+        branches = [
+            self._verdict(text, self.prompts.label_true, _occurrences(self.ids(f" {answer}"), context), kind)
+            for text, answer in rng.sample(positives, count)
+        ]
+        branches += [
+            self._verdict(text, self.prompts.label_false, [NOWHERE], kind) for text in rng.sample(negatives, count)
+        ]
+        return Tree(context, branches)
 
-    def _branch(self, turn: str, target: str, kind: int) -> Branch:
-        end = [token_id(self.tokenizer, EOS)] if kind in (ANSWER, PUBLIC_ANSWER) else []
-        return Branch(self.ids(turn), self.ids(target) + end, kind)
+    def _verdict(self, question: str, label: str, spots: Sequence[int], kind: int) -> Branch:
+        return Branch(self.ids(self.prompts.score_prompt(question, "").turn), self.ids(label), kind, [spots])
+
+
+def _occurrences(wanted: Sequence[int], ids: Sequence[int]) -> list[int]:
+    """Where `wanted` begins in `ids`."""
+    return [at for at in range(len(ids) - len(wanted) + 1) if ids[at : at + len(wanted)] == wanted]
 
 
 def shortened(prompts: PromptSet) -> PromptSet:

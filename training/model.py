@@ -4,7 +4,8 @@ Reading is mostly finding the same word again. A randomly started transformer th
 tokens on a plateau before its attention discovers that, so the circuit is planted: a head that looks one
 token back, and above it a head that looks for what followed the current token earlier (an induction head:
 Olsson et al., "In-context Learning and Induction Heads", 2022). They are kept for the first
-steps of training and free afterwards.
+steps of training and free afterwards. Above them, one head in each layer starts by saying what it looks at, and
+training tells it where to look: `Pointing`.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
 MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
 LOOK_BACK = 3.0  # how sharply the first head looks one token back
 MATCH = 3.5  # how sharply the induction head matches
+POINTING_LAYERS = (2, 3)
 COPY = 0.15  # how loudly the output layer says what the induction head found
 
 
@@ -35,8 +38,16 @@ def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, l
     )  # fmt: skip
 
 
-def make_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
-    """A fresh model in float32: layers start as the identity, two heads are planted."""
+def meaning_size(hidden: int) -> int:
+    """How many coordinates, after the first, hold what a token means; the rest tell it from all others."""
+    return hidden // 2 - 1
+
+
+def make_model(config: LlamaConfig, *, meanings: Tensor | None, seed: int) -> LlamaForCausalLM:
+    """A fresh model in float32: layers start as the identity, two heads are planted.
+
+    `meanings` (vocabulary, meaning_size) become part of the embeddings; without them that part is random too.
+    """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -44,11 +55,11 @@ def make_model(config: LlamaConfig, *, seed: int) -> LlamaForCausalLM:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
             layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
-        _plant(model)
+        _plant(model, meanings)
     return model
 
 
-def _plant(model: LlamaForCausalLM) -> None:
+def _plant(model: LlamaForCausalLM, meanings: Tensor | None) -> None:
     """Head 0 of the first layer looks back, head 0 of the second continues what was seen before.
 
     Embeddings are large against what layers add at first, so that words stay recognisable while the layers
@@ -62,6 +73,8 @@ def _plant(model: LlamaForCausalLM) -> None:
     embeddings = model.model.embed_tokens.weight
     embeddings.normal_()
     embeddings[:, 0] = MARK
+    if meanings is not None:
+        embeddings[:, 1 : meaning_size(hidden) + 1] = meanings
     read, write, found, said = (_orthonormal(size, hidden) for _ in range(4))
 
     first = model.model.layers[0].self_attn
@@ -79,6 +92,10 @@ def _plant(model: LlamaForCausalLM) -> None:
     second.k_proj.weight[rows] = MATCH * write[: len(rows)]
     second.v_proj.weight[:size] = found
     second.o_proj.weight[:, :size] = said.T
+    for layer in POINTING_LAYERS:
+        pointing = model.model.layers[layer].self_attn
+        pointing.v_proj.weight[:size] = found
+        pointing.o_proj.weight[:, :size] = said.T
     model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
 
 
@@ -96,6 +113,47 @@ def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:
     model.model.embed_tokens.weight.register_hook(lambda grad: _masked(grad, slice(None), slice(1), is_active()))
 
 
+class Pointing:
+    """Watches the first head of each pointing layer."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.size = model.config.hidden_size // model.config.num_attention_heads
+        self.heads = [model.model.layers[layer].self_attn for layer in POINTING_LAYERS]
+        self.inputs: dict[int, dict[str, Any]] = {}
+        for number, head in enumerate(self.heads):
+            head.register_forward_pre_hook(
+                lambda _, __, kwargs, number=number: self.inputs.update({number: kwargs}), with_kwargs=True
+            )
+
+    def loss(self, pointing: Tensor, spots: Tensor) -> tuple[Tensor, float]:
+        """How far the heads' attention in the last forward pass was from where it should have been.
+
+        `pointing` (batch, pointers) int64 tokens, -1 for none; `spots` (batch, pointers, length) bool. Returns the
+        mean of -log(attention on the spots) over pointers and heads, and the top head's mean attention on them.
+        """
+        is_one, batch = pointing >= 0, torch.arange(len(pointing))[:, None]
+        losses, mass = [], torch.zeros(())
+        for number, head in enumerate(self.heads):
+            seen = self.inputs[number]
+            states, (cos, sin) = seen["hidden_states"], seen["position_embeddings"]
+            keys = _turned(linear(states, head.k_proj.weight[: self.size]), cos, sin)
+            queries = linear(states[batch, pointing], head.q_proj.weight[: self.size])
+            queries = _turned(queries, cos[batch, pointing], sin[batch, pointing])
+            scores = queries @ keys.transpose(1, 2) / self.size**0.5
+            visible = seen["attention_mask"][batch, 0, pointing]
+            logs = scores.masked_fill(~visible, -torch.inf).log_softmax(dim=-1)[is_one]
+            on_spots = logs.masked_fill(~spots[is_one], -torch.inf).logsumexp(dim=-1)
+            losses.append(-on_spots.mean())
+            mass = on_spots.exp().mean()
+        return torch.stack(losses).mean(), float(mass.detach())
+
+
+def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding."""
+    first, second = vectors.chunk(2, dim=-1)
+    return vectors * cos + torch.cat([-second, first], dim=-1) * sin
+
+
 def _masked(grad: Tensor, rows: slice, columns: slice, is_active: bool) -> Tensor:
     if not is_active:
         return grad
@@ -105,7 +163,7 @@ def _masked(grad: Tensor, rows: slice, columns: slice, is_active: bool) -> Tenso
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:
-    """(rows, columns) with orthonormal rows, blind to the constant first coordinate."""
-    matrix = torch.randn(columns - 1, rows)
-    basis = torch.linalg.qr(matrix).Q.T
-    return torch.cat([torch.zeros(rows, 1), basis], dim=1)
+    """(rows, columns) with orthonormal rows, blind to the first coordinate and to meanings."""
+    blind = meaning_size(columns) + 1
+    basis = torch.linalg.qr(torch.randn(columns - blind, rows)).Q.T
+    return torch.cat([torch.zeros(rows, blind), basis], dim=1)

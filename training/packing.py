@@ -12,15 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED, ANSWER, SCORE, CONTEXT, PUBLIC_ANSWER, PUBLIC_SCORE = range(6)
+NOWHERE = -1  # where a pointing head looks if the context does not hold the answer: at the first token of all
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One question about a context: the turn's token ids, the target's, and which task it is."""
+    """One question about a context: the turn's token ids, the target's, and which task it is.
+
+    `spots` says for the first tokens of the target where in the context they can be read; an empty entry says
+    nothing.
+    """
 
     turn: Sequence[int]
     target: Sequence[int]
     kind: int
+    spots: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Packer:
     kinds: list[int] = field(default_factory=list)
     nodes: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
+    pointers: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._append(self.root, start=0, parent=-1, kind=IGNORED)
@@ -53,10 +60,14 @@ class Packer:
         return len(self.ids) + len(tree) <= self.length
 
     def add(self, tree: Tree) -> None:
+        begun = len(self.ids)
         context = self._append(tree.context, start=len(self.root), parent=0, kind=CONTEXT)
         start = len(self.root) + len(tree.context)
         for branch in tree.branches:
             turn = self._append(branch.turn, start=start, parent=context, kind=CONTEXT)
+            for offset, spots in enumerate(branch.spots, len(self.ids) - 1):
+                if spots:
+                    self.pointers.append((offset, [0 if spot == NOWHERE else begun + spot for spot in spots]))
             self._append(branch.target, start=start + len(branch.turn), parent=turn, kind=branch.kind)
 
     def _append(self, ids: Sequence[int], *, start: int, parent: int, kind: int) -> int:
@@ -73,8 +84,14 @@ class Packer:
 
         `input_ids`, `position_ids`, `kinds`: (length,) int64; `sources`: (length,) int64, the index of the
         token that predicts this one (its predecessor on the path from the root); `attention_mask`:
-        (length, length) bool, True where a row's token may see a column's token.
+        (length, length) bool, True where a row's token may see a column's token; `pointing`: (length // 3,)
+        int64, tokens that should look at one of their `spots` (length // 3, length) bool; -1 where there are no
+        more.
         """
+        most = self.length // 3
+        pointing, spots = np.full(most, -1), np.zeros((most, self.length), dtype=bool)
+        for row, (token, wanted) in enumerate(self.pointers[:most]):
+            pointing[row], spots[row, wanted] = token, True
         padding = self.length - len(self.ids)
         nodes = np.array(self.nodes + [len(self.parents)] * padding)
         ancestors = self._ancestors()
@@ -84,6 +101,8 @@ class Packer:
             "position_ids": np.array(self.positions + [0] * padding),
             "kinds": np.array(self.kinds + [IGNORED] * padding),
             "sources": self._sources(),
+            "pointing": pointing,
+            "spots": spots,
             "attention_mask": ancestors[nodes[:, None], nodes[None, :]] & causal,
         }
 

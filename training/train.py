@@ -23,7 +23,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from service.core.prompts import PromptSet, parse_prompt_set
 from training.examples import PublicText, Stage, TreeMaker, training_texts
-from training.model import make_config, make_model, protect
+from training.meanings import token_meanings
+from training.model import Pointing, make_config, make_model, meaning_size, protect
 from training.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
 from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
 from training.world import World, demo_titles
@@ -65,7 +66,7 @@ class Curriculum:
         taken = step - self.entered_at
         if self.current == len(self.stages) - 1 or taken < self.min_steps:
             return False
-        learnt = self.seen["exact"] >= self.exact and self.seen["right"] >= self.right
+        learnt = self.seen["exact"] >= self.exact and self.seen.get("right", 1.0) >= self.right
         if not learnt and taken < self.max_steps:
             return False
         self.current, self.entered_at, self.seen = self.current + 1, step, {}
@@ -95,7 +96,7 @@ class PackedTrees(IterableDataset[dict[str, Any]]):
                     packer.add(tree)
                 else:  # fill up with small trees, so that large ones stay as frequent as they should be
                     misses += 1
-                    weights = {kind: weight for kind, weight in stage.weights.items() if "score" in kind}
+                    weights = {kind: weight for kind, weight in stage.weights.items() if "score" in kind} or weights
         return packer.arrays()
 
 
@@ -111,6 +112,7 @@ class TreeTrainer(Trainer):
     def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.curriculum, self.weights = curriculum, weights
+        self.pointing = Pointing(self.model)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW without decay of norms."""
@@ -142,11 +144,13 @@ class TreeTrainer(Trainer):
         answer = kind == ANSWER
         starts = kinds[rows, columns - 1][answer] != ANSWER
         parts["first"] = losses[answer][starts].mean()
-        figures = {name: float(part.detach()) for name, part in parts.items()}
+        parts["point"], pointed = self.pointing.loss(inputs["pointing"], inputs["spots"])
+        figures = {name: float(part.detach()) for name, part in parts.items()} | {"pointed": pointed}
         is_right = logits.argmax(-1) == targets
-        self.curriculum.observe(figures | {
-            "exact": _exact(is_right[answer], starts), "right": float(is_right[kind == SCORE].float().mean()),
-        })  # fmt: skip
+        figures["exact"] = exactly_right(is_right[answer], starts)
+        if "score" in parts:
+            figures["right"] = float(is_right[kind == SCORE].float().mean())
+        self.curriculum.observe(figures)
         return sum(self.weights[name] * part for name, part in parts.items())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -155,7 +159,7 @@ class TreeTrainer(Trainer):
         super().log({**logs, "stage": state.current, **seen}, *args, **kwargs)
 
 
-def _exact(is_right: torch.Tensor, starts: torch.Tensor) -> float:
+def exactly_right(is_right: torch.Tensor, starts: torch.Tensor) -> float:
     """The share of answers all of whose tokens are right; `starts` marks the first token of each."""
     answer = starts.long().cumsum(0) - 1
     wrong = torch.zeros(int(answer[-1]) + 1).index_add_(0, answer, (~is_right).float())
@@ -216,7 +220,12 @@ def train(config: dict[str, Any], out: Path) -> None:
     torch.set_num_threads(config["threads"])
     maker = open_maker(config, out)
     ids = {token: token_id(maker.tokenizer, token) for token in (PAD, BOS, EOS)}
-    model = make_model(make_config(pad=ids[PAD], bos=ids[BOS], eos=ids[EOS], **config["model"]), seed=config["seed"])
+    last = get_last_checkpoint(str(out))  # type: ignore[no-untyped-call]
+    model = make_model(
+        make_config(pad=ids[PAD], bos=ids[BOS], eos=ids[EOS], **config["model"]),
+        meanings=token_meanings(maker.tokenizer, meaning_size(config["model"]["hidden"])) if last is None else None,
+        seed=config["seed"],
+    )  # fmt: skip
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
     curriculum = Curriculum(stages, **config["curriculum"])
@@ -227,7 +236,6 @@ def train(config: dict[str, Any], out: Path) -> None:
         model=model, args=training_arguments(config, out), train_dataset=data, data_collator=collate,
         callbacks=[callback], curriculum=curriculum, weights=config["loss"],
     )  # fmt: skip
-    last = get_last_checkpoint(str(out))  # type: ignore[no-untyped-call]
     if last is not None:
         callback.restore(Path(last))
     trainer.train(resume_from_checkpoint=last)

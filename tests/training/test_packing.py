@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
 from training.examples import Stage, TreeMaker, training_texts
-from training.model import make_config, make_model
+from training.model import POINTING_LAYERS, Pointing, make_config, make_model
 from training.packing import ANSWER, IGNORED, SCORE, Branch, Packer, Tree
 from training.tokenizer import EOS, save_tokenizer, token_id, train_tokenizer
 from training.train import collate, load_prompts
@@ -46,10 +46,10 @@ def test_every_branch_is_predicted_as_in_a_prompt_of_its_own(maker: TreeMaker) -
     rng = random.Random(2)
     trees = maker.make("world_answer", STAGE, rng)[:1] + maker.make("world_score", STAGE, rng)[:1]
     config = make_config(
-        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=2, heads=2, intermediate=96, max_length=2048,
+        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=2, intermediate=96, max_length=2048,
         rope_theta=1e6,
     )  # fmt: skip
-    model = make_model(config, seed=3)
+    model = make_model(config, meanings=None, seed=3)
     packer = Packer(maker.root(), 2048)
     for tree in trees:
         packer.add(tree)
@@ -110,3 +110,47 @@ def test_a_saved_tokenizer_reads_back_the_same(maker: TreeMaker, tmp_path: Path)
     text = "Mount Karvel rises to 4,210 metres.\n\nUser: naïve 漢字"
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids == maker.tokenizer.encode(text).ids
     assert maker.tokenizer.decode(maker.ids(text)) == text
+
+
+def test_pointers_look_at_the_tokens_that_come_next(maker: TreeMaker) -> None:
+    packer = Packer(maker.root(), 2048)
+    for _ in range(3):
+        packer.add(maker.make("world_answer", STAGE, random.Random(5))[0])
+    arrays = packer.arrays()
+    ids, sources = arrays["input_ids"], arrays["sources"]
+    answers = {sources[i]: ids[i] for i in range(2048) if arrays["kinds"][i] == ANSWER}
+    looked = 0
+    for token, spots in zip(arrays["pointing"], arrays["spots"], strict=True):
+        if token >= 0 and not spots[0]:  # the first token of all: nothing to look at
+            assert all(ids[spot] == answers[token] for spot in spots.nonzero()[0])
+            looked += 1
+    assert looked > 10
+
+
+def test_pointing_loss_is_that_of_the_heads_attention(maker: TreeMaker) -> None:
+    config = make_config(
+        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=2, intermediate=96, max_length=2048,
+        rope_theta=1e6,
+    )  # fmt: skip
+    model = make_model(config, meanings=None, seed=3)
+    model.set_attn_implementation("eager")
+    pointing = Pointing(model)
+    packer = Packer(maker.root(), 512)
+    packer.add(maker.make("world_score", STAGE, random.Random(6))[0])
+    batch = collate([packer.arrays()])
+    with torch.no_grad():
+        mask = torch.where(batch["attention_mask"], 0.0, -torch.inf)
+        attentions = model.model(
+            input_ids=batch["input_ids"], position_ids=batch["position_ids"], attention_mask=mask,
+            output_attentions=True,
+        ).attentions  # fmt: skip
+        pointing.inputs = {
+            n: {**seen, "attention_mask": batch["attention_mask"]} for n, seen in pointing.inputs.items()
+        }
+        loss, mass = pointing.loss(batch["pointing"], batch["spots"])
+    rows = [(int(t), batch["spots"][0, row]) for row, t in enumerate(batch["pointing"][0]) if t >= 0]
+    on_spots = [
+        torch.stack([attentions[layer][0, 0, t][spots].sum() for t, spots in rows]) for layer in POINTING_LAYERS
+    ]
+    assert loss == pytest.approx(float(torch.stack([-heads.log().mean() for heads in on_spots]).mean()), rel=1e-4)
+    assert mass == pytest.approx(float(on_spots[-1].mean()), rel=1e-4)
