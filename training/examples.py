@@ -196,7 +196,7 @@ class TreeMaker:
                     kind: int, rng: random.Random) -> Tree:  # fmt: skip
         """`positives`: questions with their answers."""
         context = self.ids(self.prompts.score_prompt("", passage).context[0])
-        count = min(len(positives), len(negatives), 4)
+        count = min(len(positives), len(negatives), 3 if kind == PUBLIC_SCORE else 4)
         branches = [
             self._verdict(text, self.prompts.label_true, _occurrences(self.ids(f" {answer}"), context), kind)
             for text, answer in rng.sample(positives, count)

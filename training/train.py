@@ -66,7 +66,7 @@ class Curriculum:
         taken = step - self.entered_at
         if self.current == len(self.stages) - 1 or taken < self.min_steps:
             return False
-        learnt = self.seen["exact"] >= self.exact and self.seen.get("right", 1.0) >= self.right
+        learnt = self.seen.get("exact", 0.0) >= self.exact and self.seen.get("right", 1.0) >= self.right
         if not learnt and taken < self.max_steps:
             return False
         self.current, self.entered_at, self.seen = self.current + 1, step, {}
@@ -109,10 +109,10 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 class TreeTrainer(Trainer):
     """A Trainer whose loss is taken where the packed targets are."""
 
-    def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], pointing: Pointing,
+                 **kwargs: Any) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.curriculum, self.weights = curriculum, weights
-        self.pointing = Pointing(self.model)
+        self.curriculum, self.weights, self.pointing = curriculum, weights, pointing
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW without decay of norms."""
@@ -143,11 +143,13 @@ class TreeTrainer(Trainer):
         parts = {name: losses[kind == code].mean() for name, code in KINDS.items() if (kind == code).any()}
         answer = kind == ANSWER
         starts = kinds[rows, columns - 1][answer] != ANSWER
-        parts["first"] = losses[answer][starts].mean()
+        if "answer" in parts:
+            parts["first"] = losses[answer][starts].mean()
         parts["point"], pointed = self.pointing.loss(inputs["pointing"], inputs["spots"])
         figures = {name: float(part.detach()) for name, part in parts.items()} | {"pointed": pointed}
         is_right = logits.argmax(-1) == targets
-        figures["exact"] = exactly_right(is_right[answer], starts)
+        if "answer" in parts:
+            figures["exact"] = exactly_right(is_right[answer], starts)
         if "score" in parts:
             figures["right"] = float(is_right[kind == SCORE].float().mean())
         self.curriculum.observe(figures)
@@ -234,7 +236,7 @@ def train(config: dict[str, Any], out: Path) -> None:
     callback = CurriculumCallback(curriculum, data.rng)
     trainer = TreeTrainer(
         model=model, args=training_arguments(config, out), train_dataset=data, data_collator=collate,
-        callbacks=[callback], curriculum=curriculum, weights=config["loss"],
+        callbacks=[callback], curriculum=curriculum, weights=config["loss"], pointing=Pointing(model),
     )  # fmt: skip
     if last is not None:
         callback.restore(Path(last))

@@ -31,22 +31,22 @@ def test_another_tokenizer_than_vllms_is_refused(settings: Settings, tmp_path: P
     assert "another tokenizer" in ended.stdout + ended.stderr
 
 
-def test_a_checkpoint_that_ranks_the_golden_pairs_wrong_is_refused(settings: Settings, tmp_path: Path) -> None:
+def with_other_labels(settings: Settings, path: Path, **labels: str) -> Settings:
     prompts = yaml.safe_load((ROOT / "service" / "prompts" / "rankrag-v1.yaml").read_text())
-    prompts["score"] |= {"label_true": " False", "label_false": " True"}
-    path = tmp_path / "swapped.yaml"
+    prompts["score"] |= labels
     path.write_text(yaml.safe_dump(prompts))
-    ended = run_service({**settings, "RANKRAG_PROMPTS": str(path)})
+    return {**settings, "RANKRAG_PROMPTS": str(path)}
+
+
+def test_a_checkpoint_that_ranks_the_golden_pairs_wrong_is_refused(settings: Settings, tmp_path: Path) -> None:
+    swapped = with_other_labels(settings, tmp_path / "swapped.yaml", label_true=" False", label_false=" True")
+    ended = run_service(swapped)
     assert ended.returncode == CHECKPOINT_EXIT
     assert "golden pairs" in ended.stdout + ended.stderr
 
 
 def test_a_label_of_several_tokens_is_refused(settings: Settings, tmp_path: Path) -> None:
-    prompts = yaml.safe_load((ROOT / "service" / "prompts" / "rankrag-v1.yaml").read_text())
-    prompts["score"]["label_true"] = " unquestionably relevant"
-    path = tmp_path / "long.yaml"
-    path.write_text(yaml.safe_dump(prompts))
-    ended = run_service({**settings, "RANKRAG_PROMPTS": str(path)})
+    ended = run_service(with_other_labels(settings, tmp_path / "long.yaml", label_true=" unquestionably relevant"))
     assert ended.returncode == CHECKPOINT_EXIT
     assert "not a single token" in ended.stdout + ended.stderr
 
