@@ -131,7 +131,8 @@ class TreeMaker:
         for id_ in ids[: rng.randint(1, 2)]:
             positives = [(row["question"], (row["answers"] or ["?"])[0]) for row in public.questions[id_]]
             siblings = [o for o in public.by_title[public.passages[id_]["title"]] if o != id_]
-            hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near else []
+            # Passages of one article are nearer to each other than invented near-misses: half as often.
+            hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near / 2 else []
             hard = hard or rng.sample(list(public.questions), 6)
             negatives = [rng.choice(public.questions[other])["question"] for other in hard]
             trees.append(self._score_tree(self._public_passage(id_), positives, negatives, PUBLIC_SCORE, rng))
@@ -188,8 +189,7 @@ class TreeMaker:
             turn = self.ids(self.prompts.answer_prompt(text, []).turn)
             target = self.ids(f" {answer or self.prompts.abstention}")
             found = [starts[place] + at for at in _occurrences(target, parts[place])] if answer else [NOWHERE]
-            spots = [[at + offset for at in found] for offset in range(len(target))] if answer else [found]
-            branches.append(Branch(turn, target + end, kind, spots))
+            branches.append(Branch(turn, target + end, kind, found))
         return Tree([id_ for part in parts for id_ in part], branches)
 
     def _score_tree(self, passage: str, positives: Sequence[tuple[str, str]], negatives: Sequence[str],
@@ -207,7 +207,7 @@ class TreeMaker:
         return Tree(context, branches)
 
     def _verdict(self, question: str, label: str, spots: Sequence[int], kind: int) -> Branch:
-        return Branch(self.ids(self.prompts.score_prompt(question, "").turn), self.ids(label), kind, [spots])
+        return Branch(self.ids(self.prompts.score_prompt(question, "").turn), self.ids(label), kind, spots)
 
 
 def _occurrences(wanted: Sequence[int], ids: Sequence[int]) -> list[int]:

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
 LOOK_BACK = 3.0  # how sharply the first head looks one token back
 MATCH = 3.5  # how sharply the induction head matches
-POINTING_LAYERS = (2, 3)
+FIRST_POINTING_LAYER = 2
 COPY = 0.15  # how loudly the output layer says what the induction head found
 
 
@@ -92,8 +92,8 @@ def _plant(model: LlamaForCausalLM, meanings: Tensor | None) -> None:
     second.k_proj.weight[rows] = MATCH * write[: len(rows)]
     second.v_proj.weight[:size] = found
     second.o_proj.weight[:, :size] = said.T
-    for layer in POINTING_LAYERS:
-        pointing = model.model.layers[layer].self_attn
+    for layer in model.model.layers[FIRST_POINTING_LAYER:]:
+        pointing = layer.self_attn
         pointing.v_proj.weight[:size] = found
         pointing.o_proj.weight[:, :size] = said.T
     model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
@@ -118,21 +118,23 @@ class Pointing:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.size = model.config.hidden_size // model.config.num_attention_heads
-        self.heads = [model.model.layers[layer].self_attn for layer in POINTING_LAYERS]
+        self.heads = [layer.self_attn for layer in model.model.layers[FIRST_POINTING_LAYER:]]
         self.inputs: dict[int, dict[str, Any]] = {}
         for number, head in enumerate(self.heads):
             head.register_forward_pre_hook(
                 lambda _, __, kwargs, number=number: self.inputs.update({number: kwargs}), with_kwargs=True
             )
 
-    def loss(self, pointing: Tensor, spots: Tensor) -> tuple[Tensor, float]:
+    def losses(self, pointing: Tensor, leads: Tensor, spots: Tensor) -> tuple[dict[str, Tensor], float]:
         """How far the heads' attention in the last forward pass was from where it should have been.
 
-        `pointing` (batch, pointers) int64 tokens, -1 for none; `spots` (batch, pointers, length) bool. Returns the
-        mean of -log(attention on the spots) over pointers and heads, and the top head's mean attention on them.
+        `pointing` (batch, pointers) int64 tokens, -1 for none; `leads` (batch, pointers) bool, those that look for
+        the first token of an answer; `spots` (batch, pointers, length) bool. Returns the mean of -log(attention on
+        the spots) over heads and over leading pointers (`point`) or the others (`follow`), and the top head's mean
+        attention on the spots of the leading ones.
         """
         is_one, batch = pointing >= 0, torch.arange(len(pointing))[:, None]
-        losses, mass = [], torch.zeros(())
+        leading, losses = leads[is_one], []
         for number, head in enumerate(self.heads):
             seen = self.inputs[number]
             states, (cos, sin) = seen["hidden_states"], seen["position_embeddings"]
@@ -143,9 +145,11 @@ class Pointing:
             visible = seen["attention_mask"][batch, 0, pointing]
             logs = scores.masked_fill(~visible, -torch.inf).log_softmax(dim=-1)[is_one]
             on_spots = logs.masked_fill(~spots[is_one], -torch.inf).logsumexp(dim=-1)
-            losses.append(-on_spots.mean())
-            mass = on_spots.exp().mean()
-        return torch.stack(losses).mean(), float(mass.detach())
+            losses.append(on_spots)
+        each = -torch.stack(losses)
+        parts = {"point": each[:, leading], "follow": each[:, ~leading]}
+        pointed = float((-each[-1, leading].detach()).exp().mean())
+        return {name: part.mean() for name, part in parts.items() if part.numel()}, pointed
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

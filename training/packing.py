@@ -19,14 +19,13 @@ NOWHERE = -1  # where a pointing head looks if the context does not hold the ans
 class Branch:
     """One question about a context: the turn's token ids, the target's, and which task it is.
 
-    `spots` says for the first tokens of the target where in the context they can be read; an empty entry says
-    nothing.
+    `spots` says where in the context the answer begins, as far as known.
     """
 
     turn: Sequence[int]
     target: Sequence[int]
     kind: int
-    spots: Sequence[Sequence[int]] = ()
+    spots: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Packer:
     kinds: list[int] = field(default_factory=list)
     nodes: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    pointers: list[tuple[int, list[int]]] = field(default_factory=list)
+    pointers: list[tuple[int, list[int], bool]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._append(self.root, start=0, parent=-1, kind=IGNORED)
@@ -65,10 +64,17 @@ class Packer:
         start = len(self.root) + len(tree.context)
         for branch in tree.branches:
             turn = self._append(branch.turn, start=start, parent=context, kind=CONTEXT)
-            for offset, spots in enumerate(branch.spots, len(self.ids) - 1):
-                if spots:
-                    self.pointers.append((offset, [0 if spot == NOWHERE else begun + spot for spot in spots]))
+            self._point(branch, begun)
             self._append(branch.target, start=start + len(branch.turn), parent=turn, kind=branch.kind)
+
+    def _point(self, branch: Branch, context: int) -> None:
+        """The turn's last token looks at the answer's first, each of the answer's tokens at the one that follows."""
+        asking = len(self.ids) - 1
+        if NOWHERE in branch.spots:
+            self.pointers.append((asking, [0], True))
+        elif branch.spots:
+            follow = range(len(branch.target) - 1) if branch.kind in (ANSWER, PUBLIC_ANSWER) else (0,)
+            self.pointers.extend((asking + k, [context + s + k for s in branch.spots], k == 0) for k in follow)
 
     def _append(self, ids: Sequence[int], *, start: int, parent: int, kind: int) -> int:
         node = len(self.parents)
@@ -84,14 +90,15 @@ class Packer:
 
         `input_ids`, `position_ids`, `kinds`: (length,) int64; `sources`: (length,) int64, the index of the
         token that predicts this one (its predecessor on the path from the root); `attention_mask`:
-        (length, length) bool, True where a row's token may see a column's token; `pointing`: (length // 3,)
-        int64, tokens that should look at one of their `spots` (length // 3, length) bool; -1 where there are no
-        more.
+        (length, length) bool, True where a row's token may see a column's token; `pointing`: (length // 4,)
+        int64, tokens that should look at one of their `spots` (length // 4, length) bool, -1 where there are no
+        more; `leads`: (length // 4,) bool, True for those that look for the first token of an answer.
         """
-        most = self.length // 3
-        pointing, spots = np.full(most, -1), np.zeros((most, self.length), dtype=bool)
-        for row, (token, wanted) in enumerate(self.pointers[:most]):
-            pointing[row], spots[row, wanted] = token, True
+        most = self.length // 4
+        pointing, leads = np.full(most, -1), np.zeros(most, dtype=bool)
+        spots = np.zeros((most, self.length), dtype=bool)
+        for row, (token, wanted, is_lead) in enumerate(self.pointers[:most]):
+            pointing[row], leads[row], spots[row, wanted] = token, is_lead, True
         padding = self.length - len(self.ids)
         nodes = np.array(self.nodes + [len(self.parents)] * padding)
         ancestors = self._ancestors()
@@ -102,6 +109,7 @@ class Packer:
             "kinds": np.array(self.kinds + [IGNORED] * padding),
             "sources": self._sources(),
             "pointing": pointing,
+            "leads": leads,
             "spots": spots,
             "attention_mask": ancestors[nodes[:, None], nodes[None, :]] & causal,
         }

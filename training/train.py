@@ -145,7 +145,8 @@ class TreeTrainer(Trainer):
         starts = kinds[rows, columns - 1][answer] != ANSWER
         if "answer" in parts:
             parts["first"] = losses[answer][starts].mean()
-        parts["point"], pointed = self.pointing.loss(inputs["pointing"], inputs["spots"])
+        pointing, pointed = self.pointing.losses(inputs["pointing"], inputs["leads"], inputs["spots"])
+        parts |= pointing
         figures = {name: float(part.detach()) for name, part in parts.items()} | {"pointed": pointed}
         is_right = logits.argmax(-1) == targets
         if "answer" in parts:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
 from training.examples import Stage, TreeMaker, training_texts
-from training.model import POINTING_LAYERS, Pointing, make_config, make_model
+from training.model import FIRST_POINTING_LAYER, Pointing, make_config, make_model
 from training.packing import ANSWER, IGNORED, SCORE, Branch, Packer, Tree
 from training.tokenizer import EOS, save_tokenizer, token_id, train_tokenizer
 from training.train import collate, load_prompts
@@ -147,10 +147,13 @@ def test_pointing_loss_is_that_of_the_heads_attention(maker: TreeMaker) -> None:
         pointing.inputs = {
             n: {**seen, "attention_mask": batch["attention_mask"]} for n, seen in pointing.inputs.items()
         }
-        loss, mass = pointing.loss(batch["pointing"], batch["spots"])
+        losses, pointed = pointing.losses(batch["pointing"], batch["leads"], batch["spots"])
     rows = [(int(t), batch["spots"][0, row]) for row, t in enumerate(batch["pointing"][0]) if t >= 0]
     on_spots = [
-        torch.stack([attentions[layer][0, 0, t][spots].sum() for t, spots in rows]) for layer in POINTING_LAYERS
+        torch.stack([attentions[layer][0, 0, t][spots].sum() for t, spots in rows])
+        for layer in range(FIRST_POINTING_LAYER, 4)
     ]
-    assert loss == pytest.approx(float(torch.stack([-heads.log().mean() for heads in on_spots]).mean()), rel=1e-4)
-    assert mass == pytest.approx(float(on_spots[-1].mean()), rel=1e-4)
+    assert losses["point"] == pytest.approx(
+        float(torch.stack([-heads.log().mean() for heads in on_spots]).mean()), rel=1e-4
+    )
+    assert pointed == pytest.approx(float(on_spots[-1].mean()), rel=1e-4)
