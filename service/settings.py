@@ -122,7 +122,8 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
     sections = {name.rpartition("__")[0] for name in known}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in sections.union(known))
     return [
-        name + "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1)) for name in unknown
+        name + "".join(f" (did you mean {near}?)" for near in get_close_matches(name, known, 1, cutoff=0.85))
+        for name in unknown
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.conftest import shared_data, unfinished_checkpoint
+from tests.integration.conftest import shared_data
 
 NUM_QUERIES = 500
 
@@ -32,7 +32,6 @@ def reciprocal_rank(http: httpx.Client, row: dict[str, Any]) -> float:
     return 1 / (1 + next(rank for rank, index in enumerate(order) if row["candidates"][index]["label"]))
 
 
-@unfinished_checkpoint
 @pytest.mark.timeout(1200)
 def test_unseen_text_is_ranked_better_than_by_chance(service: str) -> None:
     with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(2) as pool:
