@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RedisDsn, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "RANKRAG_"
@@ -109,8 +110,10 @@ class Settings(BaseSettings):
 
 def describe_settings() -> str:
     """Every variable with its default and meaning, as a Markdown table."""
-    rows = ["| variable | default | meaning |", "|---|---|---|", *_rows(Settings, PREFIX)]
-    return "\n".join(rows) + "\n"
+    rows = [
+        f"| `{name}` | {_shown(info.default)} | {info.description} |" for name, info in _variables(Settings, PREFIX)
+    ]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -118,7 +121,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
     Not an error: Kubernetes sets such names for a Service called rankrag.
     """
-    known = [row.split("`")[1] for row in _rows(Settings, PREFIX)]
+    known = [name for name, _ in _variables(Settings, PREFIX)]
     sections = {name.rpartition("__")[0] for name in known}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in sections.union(known))
     return [
@@ -127,13 +130,13 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
     ]
 
 
-def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+def _variables(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, info in section.model_fields.items():
         variable = prefix + name.upper()
         if isinstance(info.default, _Section):
-            yield from _rows(type(info.default), f"{variable}__")
+            yield from _variables(type(info.default), f"{variable}__")
         else:
-            yield f"| `{variable}` | {_shown(info.default)} | {info.description} |"
+            yield variable, info
 
 
 def _shown(default: object) -> str:
