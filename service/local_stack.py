@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 # that short passages share their prefix; no compiler, which would cost more at the start than it gains here
 # (without TORCH_COMPILE_DISABLE the first scoring call still runs one, and dies where there is none).
 VLLM_ARGUMENTS = (
-    "--dtype", "float32", "--block-size", "32", "--enforce-eager", "--num-gpu-blocks-override", "1024",
+    "--dtype", "float32", "--block-size", "32", "--enforce-eager", "--num-gpu-blocks-override", "3072",
     "--disable-uvicorn-access-log",
 )  # fmt: skip
 VLLM_ENVIRONMENT = {

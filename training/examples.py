@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from service.core.prompts import PromptSet
 from training.packing import ANSWER, NOWHERE, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
 from training.tokenizer import EOS, token_id
 from training.world import Document, Question, World
+
+NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,14}(?![\w'’])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,20 @@ class PublicText:
             by_title[rows[id_]["title"]].append(id_)
         return cls(rows, dict(by_passage), dict(by_title))
 
+    def names(self) -> list[str]:
+        """Capitalised words from inside sentences."""
+        return sorted({name for row in self.passages.values() for name in NAME.findall(row["text"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, its answer (empty: none), the place of the passage that holds it, and the title asked about."""
+
+    text: str
+    answer: str = ""
+    place: int = 0
+    title: str = ""
+
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     opener = gzip.open if path.suffix == ".gz" else open
@@ -101,13 +118,14 @@ class TreeMaker:
         count = rng.randint(*stage.passages)
         group = self._group(stage, rng, count + 1)
         shown, absent = group[:count], group[count]
-        asked = [(q.text, q.answer, place) for place, document in enumerate(shown) for q in document.questions]
+        asked = [Asked(q.text, q.answer, place, q.title) for place, document in enumerate(shown)
+                 for q in document.questions]  # fmt: skip
         unanswerable = [*_unanswered(shown, shown), *absent.questions]
         asked = rng.sample(asked, min(len(asked), 16))
         num_unanswerable = 1 + len(asked) // 5 if rng.random() < stage.unanswerable else 0
         num_unanswerable = min(len(unanswerable), num_unanswerable)
-        asked += [(question.text, "", 0) for question in rng.sample(unanswerable, num_unanswerable)]
-        return [self._answer_tree([self._passage(document) for document in shown], asked, ANSWER)]
+        asked += [Asked(q.text, title=q.title) for q in rng.sample(unanswerable, num_unanswerable)]
+        return [self._answer_tree([(document.title, document.text) for document in shown], asked, ANSWER)]
 
     def _world_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
         group = self._group(stage, rng, 4)
@@ -121,20 +139,21 @@ class TreeMaker:
         if near:
             fields = {question.field for question in document.questions}
             others = [*document.missing, *(q for q in others if q.field in fields)] or others
-        positives = [(question.text, question.answer) for question in document.questions]
-        return self._score_tree(self._passage(document), positives, _texts(others), SCORE, rng)
+        positives = [Asked(q.text, q.answer, title=q.title) for q in document.questions]
+        negatives = [Asked(q.text, title=q.title) for q in others]
+        return self._score_tree((document.title, document.text), positives, negatives, SCORE, rng)
 
     def _public_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
         public = self._public()
         ids = self._same_title(rng, 3)
         trees = []
         for id_ in ids[: rng.randint(1, 2)]:
-            positives = [(row["question"], (row["answers"] or ["?"])[0]) for row in public.questions[id_]]
+            positives = [Asked(row["question"], (row["answers"] or ["?"])[0]) for row in public.questions[id_]]
             siblings = [o for o in public.by_title[public.passages[id_]["title"]] if o != id_]
             # Passages of one article are nearer to each other than invented near-misses: half as often.
             hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near / 2 else []
             hard = hard or rng.sample(list(public.questions), 6)
-            negatives = [rng.choice(public.questions[other])["question"] for other in hard]
+            negatives = [Asked(rng.choice(public.questions[other])["question"]) for other in hard]
             trees.append(self._score_tree(self._public_passage(id_), positives, negatives, PUBLIC_SCORE, rng))
         return trees
 
@@ -143,11 +162,11 @@ class TreeMaker:
         count = rng.randint(1, min(stage.passages[1], 3))
         *shown, absent = self._same_title(rng, count + 1) if count else []
         rows = [(row, place) for place, id_ in enumerate(shown) for row in public.questions[id_] if row["answers"]]
-        asked = [(row["question"], row["answers"][0], place) for row, place in rng.sample(rows, min(len(rows), 6))]
+        chosen = rng.sample(rows, min(len(rows), 6))
+        asked = [Asked(row["question"], row["answers"][0], place) for row, place in chosen]
         if absent not in shown:
-            asked += [(row["question"], "", 0) for row in public.questions[absent][:1]]
-        passages = [self._public_passage(id_) for id_ in shown]
-        return [self._answer_tree(passages, asked, PUBLIC_ANSWER)]
+            asked += [Asked(row["question"]) for row in public.questions[absent][:1]]
+        return [self._answer_tree([self._public_passage(id_) for id_ in shown], asked, PUBLIC_ANSWER)]
 
     def _same_title(self, rng: random.Random, count: int) -> list[str]:
         public = self._public()
@@ -171,48 +190,65 @@ class TreeMaker:
             raise ValueError("this stage wants public text, but none was given")
         return self.public
 
-    def _public_passage(self, id_: str) -> str:
+    def _public_passage(self, id_: str) -> tuple[str, str]:
         row = self._public().passages[id_]
-        words = row["text"].split()
-        return self.prompts.passage_text(row["title"], " ".join(words[: self.max_words]))
+        return row["title"], " ".join(row["text"].split()[: self.max_words])
 
-    def _passage(self, document: Document) -> str:
-        return self.prompts.passage_text(document.title, document.text)
-
-    def _answer_tree(self, passages: Sequence[str], asked: Sequence[tuple[str, str, int]], kind: int) -> Tree:
-        """`asked`: questions, their answers (empty: none) and the places of the passages that hold them."""
-        parts = [self.ids(part) for part in self.prompts.answer_prompt("", passages).context]
+    def _answer_tree(self, passages: Sequence[tuple[str, str]], asked: Sequence[Asked], kind: int) -> Tree:
+        """`passages`: titles and texts."""
+        texts = [self.prompts.passage_text(*passage) for passage in passages]
+        written = self.prompts.answer_prompt("", texts).context
+        parts = [self.ids(part) for part in written]
+        titles = [self._tokens_of(title, part) for (title, _), part in zip(passages, written, strict=True)]
         starts = list(accumulate(map(len, parts), initial=0))
         end = [token_id(self.tokenizer, EOS)]
         branches = []
-        for text, answer, place in asked:
-            turn = self.ids(self.prompts.answer_prompt(text, []).turn)
-            target = self.ids(f" {answer or self.prompts.abstention}")
-            found = [starts[place] + at for at in _occurrences(target, parts[place])] if answer else [NOWHERE]
-            branches.append(Branch(turn, target + end, kind, found))
+        for question in asked:
+            spots, homes = [NOWHERE], []
+            if question.answer:
+                start, title = starts[question.place], titles[question.place]
+                spots = [start + at for at in self._spots(question, parts[question.place], title)]
+                homes = [range(start + title.start, start + title.stop)] * len(spots)
+            target = self.ids(f" {question.answer or self.prompts.abstention}")
+            turn = self.prompts.answer_prompt(question.text, []).turn
+            name = self._tokens_of(question.title, turn)
+            branches.append(Branch(self.ids(turn), target + end, kind, spots, homes, name))
         return Tree([id_ for part in parts for id_ in part], branches)
 
-    def _score_tree(self, passage: str, positives: Sequence[tuple[str, str]], negatives: Sequence[str],
+    def _score_tree(self, passage: tuple[str, str], positives: Sequence[Asked], negatives: Sequence[Asked],
                     kind: int, rng: random.Random) -> Tree:  # fmt: skip
-        """`positives`: questions with their answers."""
-        context = self.ids(self.prompts.score_prompt("", passage).context[0])
+        written = self.prompts.score_prompt("", self.prompts.passage_text(*passage)).context[0]
+        context, title = self.ids(written), self._tokens_of(passage[0], written)
         count = min(len(positives), len(negatives), 3 if kind == PUBLIC_SCORE else 4)
         branches = [
-            self._verdict(text, self.prompts.label_true, _occurrences(self.ids(f" {answer}"), context), kind)
-            for text, answer in rng.sample(positives, count)
+            self._verdict(question, self.prompts.label_true, self._spots(question, context, title), title, kind)
+            for question in rng.sample(positives, count)
         ]
         branches += [
-            self._verdict(text, self.prompts.label_false, [NOWHERE], kind) for text in rng.sample(negatives, count)
+            self._verdict(question, self.prompts.label_false, [NOWHERE], range(0), kind)
+            for question in rng.sample(negatives, count)
         ]
         return Tree(context, branches)
 
-    def _verdict(self, question: str, label: str, spots: Sequence[int], kind: int) -> Branch:
-        return Branch(self.ids(self.prompts.score_prompt(question, "").turn), self.ids(label), kind, spots)
+    def _verdict(self, asked: Asked, label: str, spots: Sequence[int], home: range, kind: int) -> Branch:
+        turn = self.prompts.score_prompt(asked.text, "").turn
+        name = self._tokens_of(asked.title, turn)
+        return Branch(self.ids(turn), self.ids(label), kind, spots, [home] * len(spots), name)
 
+    def _spots(self, asked: Asked, context: Sequence[int], title: range) -> list[int]:
+        """Where a passage's text, which follows its number and title, has the answer."""
+        wanted = self.ids(f" {asked.answer}")
+        starts = range(title.stop, len(context) - len(wanted) + 1)
+        return [at for at in starts if context[at : at + len(wanted)] == wanted]
 
-def _occurrences(wanted: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """Where `wanted` begins in `ids`."""
-    return [at for at in range(len(ids) - len(wanted) + 1) if ids[at : at + len(wanted)] == wanted]
+    def _tokens_of(self, part: str, text: str) -> range:
+        """The tokens of `text` that hold the first occurrence of `part`; none if it is empty or does not occur."""
+        start = text.casefold().find(part.casefold())
+        if not part or start < 0:
+            return range(0)
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        held = [at for at, (begin, end) in enumerate(offsets) if begin < start + len(part) and end > start]
+        return range(held[0], held[-1] + 1)
 
 
 def shortened(prompts: PromptSet) -> PromptSet:
@@ -225,10 +261,6 @@ def _unanswered(documents: Iterable[Document], shown: Iterable[Document]) -> lis
     stated = {(document.title, question.field) for document in shown for question in document.questions}
     missing = ((document.title, question) for document in documents for question in document.missing)
     return [question for title, question in missing if (title, question.field) not in stated]
-
-
-def _texts(questions: Iterable[Question]) -> list[str]:
-    return [question.text for question in questions]
 
 
 def training_texts(world: World, public: PublicText | None, rng: random.Random, *, num_documents: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ tokens on a plateau before its attention discovers that, so the circuit is plant
 token back, and above it a head that looks for what followed the current token earlier (an induction head:
 Olsson et al., "In-context Learning and Induction Heads", 2022). They are kept for the first
 steps of training and free afterwards. Above them, one head in each layer starts by saying what it looks at, and
-training tells it where to look: `Pointing`.
+training tells it where to look, and another what belongs to which name: `Pointing`.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,15 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from training.packing import BIND, FOLLOW, LEAD
+
 MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
 LOOK_BACK = 3.0  # how sharply the first head looks one token back
 MATCH = 3.5  # how sharply the induction head matches
-FIRST_POINTING_LAYER = 2
+FIRST_BINDING_LAYER, FIRST_POINTING_LAYER = 1, 2
 COPY = 0.15  # how loudly the output layer says what the induction head found
+BOUND = 2.0  # how loudly a binding head says the name that it looks at
+SAME_NAME = 2.0  # how sharply a pointing head prefers what is bound to the name in the question
 
 
 def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, layers: int, heads: int,
@@ -96,7 +100,25 @@ def _plant(model: LlamaForCausalLM, meanings: Tensor | None) -> None:
         pointing = layer.self_attn
         pointing.v_proj.weight[:size] = found
         pointing.o_proj.weight[:, :size] = said.T
+    plant_binding(model, rows)
     model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
+
+
+def plant_binding(model: LlamaForCausalLM, rows: Tensor) -> None:
+    """Binding heads say the names that they look at, and pointing heads compare them: a match from the first step on.
+
+    The question's end and an answer's beginning then carry the same vector if they are about the same thing.
+    `rows`: the dimensions of a head that hardly turn with position.
+    """
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads
+    name, bound = (_orthonormal(size, config.hidden_size) for _ in range(2))
+    for layer in model.model.layers[FIRST_BINDING_LAYER : FIRST_BINDING_LAYER + 2]:
+        layer.self_attn.v_proj.weight[size : 2 * size] = name
+        layer.self_attn.o_proj.weight[:, size : 2 * size] = BOUND * bound.T
+    for layer in model.model.layers[FIRST_POINTING_LAYER:]:
+        layer.self_attn.q_proj.weight[rows] += SAME_NAME * bound[: len(rows)]
+        layer.self_attn.k_proj.weight[rows] += SAME_NAME * bound[: len(rows)]
 
 
 def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:
@@ -114,42 +136,48 @@ def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:
 
 
 class Pointing:
-    """Watches the first head of each pointing layer."""
+    """Watches two heads in each of the upper layers: one looks for answers, one for names."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.size = model.config.hidden_size // model.config.num_attention_heads
-        self.heads = [layer.self_attn for layer in model.model.layers[FIRST_POINTING_LAYER:]]
-        self.inputs: dict[int, dict[str, Any]] = {}
-        for number, head in enumerate(self.heads):
-            head.register_forward_pre_hook(
-                lambda _, __, kwargs, number=number: self.inputs.update({number: kwargs}), with_kwargs=True
+        layers = [layer.self_attn for layer in model.model.layers[FIRST_BINDING_LAYER:]]
+        self.binding = layers[:-1]
+        self.heads = layers[FIRST_POINTING_LAYER - FIRST_BINDING_LAYER :]
+        self.inputs: dict[Any, dict[str, Any]] = {}
+        for layer in layers:
+            layer.register_forward_pre_hook(
+                lambda layer, _, kwargs: self.inputs.update({layer: kwargs}), with_kwargs=True
             )
 
-    def losses(self, pointing: Tensor, leads: Tensor, spots: Tensor) -> tuple[dict[str, Tensor], float]:
+    def losses(self, pointing: Tensor, roles: Tensor, spots: Tensor) -> tuple[dict[str, Tensor], float]:
         """How far the heads' attention in the last forward pass was from where it should have been.
 
-        `pointing` (batch, pointers) int64 tokens, -1 for none; `leads` (batch, pointers) bool, those that look for
-        the first token of an answer; `spots` (batch, pointers, length) bool. Returns the mean of -log(attention on
-        the spots) over heads and over leading pointers (`point`) or the others (`follow`), and the top head's mean
-        attention on the spots of the leading ones.
+        `pointing` (batch, pointers) int64 tokens, -1 for none; `roles` (batch, pointers) int64, LEAD, FOLLOW or BIND;
+        `spots` (batch, pointers, length) bool. Returns the mean of -log(attention on the spots) over layers and over
+        the pointers of each role (`point`, `follow`, `bind`), and the top head's mean attention on the spots of those
+        that lead.
         """
-        is_one, batch = pointing >= 0, torch.arange(len(pointing))[:, None]
-        leading, losses = leads[is_one], []
-        for number, head in enumerate(self.heads):
-            seen = self.inputs[number]
-            states, (cos, sin) = seen["hidden_states"], seen["position_embeddings"]
-            keys = _turned(linear(states, head.k_proj.weight[: self.size]), cos, sin)
-            queries = linear(states[batch, pointing], head.q_proj.weight[: self.size])
-            queries = _turned(queries, cos[batch, pointing], sin[batch, pointing])
-            scores = queries @ keys.transpose(1, 2) / self.size**0.5
-            visible = seen["attention_mask"][batch, 0, pointing]
-            logs = scores.masked_fill(~visible, -torch.inf).log_softmax(dim=-1)[is_one]
-            on_spots = logs.masked_fill(~spots[is_one], -torch.inf).logsumexp(dim=-1)
-            losses.append(on_spots)
-        each = -torch.stack(losses)
-        parts = {"point": each[:, leading], "follow": each[:, ~leading]}
-        pointed = float((-each[-1, leading].detach()).exp().mean())
-        return {name: part.mean() for name, part in parts.items() if part.numel()}, pointed
+        is_one = pointing >= 0
+        looked = torch.stack([self._missed(layer, 0, is_one, pointing, spots) for layer in self.heads])
+        bound = torch.stack([self._missed(layer, 1, is_one, pointing, spots) for layer in self.binding])
+        role = roles[is_one]
+        each = {"point": looked[:, role == LEAD], "follow": looked[:, role == FOLLOW], "bind": bound[:, role == BIND]}
+        pointed = float((-each["point"][-1].detach()).exp().mean())
+        return {name: missed.mean() for name, missed in each.items() if missed.numel()}, pointed
+
+    def _missed(self, layer: Any, head: int, is_one: Tensor, pointing: Tensor, spots: Tensor) -> Tensor:
+        """(pointers,): -log of the attention that a layer's head number `head` pays to the spots."""
+        seen, rows = self.inputs[layer], slice(head * self.size, (head + 1) * self.size)
+        batch = torch.arange(len(pointing))[:, None]
+        states, (cos, sin) = seen["hidden_states"], seen["position_embeddings"]
+        keys = _turned(linear(states, layer.k_proj.weight[rows]), cos, sin)
+        queries = linear(states[batch, pointing], layer.q_proj.weight[rows])
+        queries = _turned(queries, cos[batch, pointing], sin[batch, pointing])
+        scores = queries @ keys.transpose(1, 2) / self.size**0.5
+        visible = seen["attention_mask"][batch, 0, pointing]
+        logs = scores.masked_fill(~visible, -torch.inf).log_softmax(dim=-1)[is_one]
+        missed: Tensor = -logs.masked_fill(~spots[is_one], -torch.inf).logsumexp(dim=-1)
+        return missed
 
 
 def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 
 IGNORED, ANSWER, SCORE, CONTEXT, PUBLIC_ANSWER, PUBLIC_SCORE = range(6)
 NOWHERE = -1  # where a pointing head looks if the context does not hold the answer: at the first token of all
+LEAD, FOLLOW, BIND = range(3)  # looks for the first token of an answer, for the next, for the name of what it is about
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
     """One question about a context: the turn's token ids, the target's, and which task it is.
 
-    `spots` says where in the context the answer begins, as far as known.
+    `spots` says where in the context the answer begins, as far as known, and `homes` for each of them where the
+    title of its passage stands; `name` is where the turn names what it asks about.
     """
 
     turn: Sequence[int]
     target: Sequence[int]
     kind: int
     spots: Sequence[int] = ()
+    homes: Sequence[range] = ()
+    name: range = range(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Packer:
     kinds: list[int] = field(default_factory=list)
     nodes: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
-    pointers: list[tuple[int, list[int], bool]] = field(default_factory=list)
+    pointers: list[tuple[int, list[int], int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._append(self.root, start=0, parent=-1, kind=IGNORED)
@@ -68,13 +72,24 @@ class Packer:
             self._append(branch.target, start=start + len(branch.turn), parent=turn, kind=branch.kind)
 
     def _point(self, branch: Branch, context: int) -> None:
-        """The turn's last token looks at the answer's first, each of the answer's tokens at the one that follows."""
+        """The turn's last token looks at the answer's first, each of the answer's tokens at the one that follows.
+
+        That last token also looks at the name in the turn, and the answer's first at its passage's title.
+        """
         asking = len(self.ids) - 1
         if NOWHERE in branch.spots:
-            self.pointers.append((asking, [0], True))
+            self.pointers.append((asking, [0], LEAD))
         elif branch.spots:
             follow = range(len(branch.target) - 1) if branch.kind in (ANSWER, PUBLIC_ANSWER) else (0,)
-            self.pointers.extend((asking + k, [context + s + k for s in branch.spots], k == 0) for k in follow)
+            self.pointers.extend(
+                (asking + k, [context + s + k for s in branch.spots], FOLLOW if k else LEAD) for k in follow
+            )
+        if branch.name:
+            turn = len(self.ids) - len(branch.turn)
+            self.pointers.append((asking, [turn + k for k in branch.name], BIND))
+        for spot, home in zip(branch.spots, branch.homes, strict=False):
+            if home:
+                self.pointers.append((context + spot, [context + k for k in home], BIND))
 
     def _append(self, ids: Sequence[int], *, start: int, parent: int, kind: int) -> int:
         node = len(self.parents)
@@ -92,13 +107,13 @@ class Packer:
         token that predicts this one (its predecessor on the path from the root); `attention_mask`:
         (length, length) bool, True where a row's token may see a column's token; `pointing`: (length // 4,)
         int64, tokens that should look at one of their `spots` (length // 4, length) bool, -1 where there are no
-        more; `leads`: (length // 4,) bool, True for those that look for the first token of an answer.
+        more; `roles`: (length // 4,) int64, LEAD, FOLLOW or BIND.
         """
         most = self.length // 4
-        pointing, leads = np.full(most, -1), np.zeros(most, dtype=bool)
+        pointing, roles = np.full(most, -1), np.zeros(most, dtype=np.int64)
         spots = np.zeros((most, self.length), dtype=bool)
-        for row, (token, wanted, is_lead) in enumerate(self.pointers[:most]):
-            pointing[row], leads[row], spots[row, wanted] = token, is_lead, True
+        for row, (token, wanted, role) in enumerate(self.pointers[:most]):
+            pointing[row], roles[row], spots[row, wanted] = token, role, True
         padding = self.length - len(self.ids)
         nodes = np.array(self.nodes + [len(self.parents)] * padding)
         ancestors = self._ancestors()
@@ -109,7 +124,7 @@ class Packer:
             "kinds": np.array(self.kinds + [IGNORED] * padding),
             "sources": self._sources(),
             "pointing": pointing,
-            "leads": leads,
+            "roles": roles,
             "spots": spots,
             "attention_mask": ancestors[nodes[:, None], nodes[None, :]] & causal,
         }

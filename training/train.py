@@ -7,7 +7,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ class TreeTrainer(Trainer):
         starts = kinds[rows, columns - 1][answer] != ANSWER
         if "answer" in parts:
             parts["first"] = losses[answer][starts].mean()
-        pointing, pointed = self.pointing.losses(inputs["pointing"], inputs["leads"], inputs["spots"])
+        pointing, pointed = self.pointing.losses(inputs["pointing"], inputs["roles"], inputs["spots"])
         parts |= pointing
         figures = {name: float(part.detach()) for name, part in parts.items()} | {"pointed": pointed}
         is_right = logits.argmax(-1) == targets
@@ -202,6 +202,8 @@ def open_maker(config: dict[str, Any], out: Path) -> TreeMaker:
     world = World.load(reserved=demo_titles())
     data = config.get("public_text")
     public = PublicText.load(Path(data["passages"]), Path(data["questions"])) if data else None
+    if public is not None:
+        world = replace(world, names=world.names.with_found(public.names(), config["found_names"]))
     path = out / "tokenizer.json"
     if not path.exists():
         texts = training_texts(world, public, random.Random(config["seed"]), num_documents=20_000)
@@ -213,7 +215,7 @@ def training_arguments(config: dict[str, Any], out: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out), seed=config["seed"], remove_unused_columns=False, use_cpu=True,
         ignore_data_skip=True, report_to=[], logging_first_step=True, disable_tqdm=False,
-        adam_beta2=0.95, save_total_limit=2, **config["trainer"],
+        adam_beta2=0.98, save_total_limit=2, logging_nan_inf_filter=False, **config["trainer"],
     )  # fmt: skip
 
 

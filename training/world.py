@@ -25,6 +25,7 @@ FACTS = Path(__file__).with_name("facts")
 DEMO_SEED = 20240
 NAMES_FILE = "_names.yaml"
 MIN_WORDS, MAX_WORDS = 25, 90
+LEAST_WORDS = (MIN_WORDS, 40)  # of training documents
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
@@ -51,6 +52,7 @@ COMPARISONS = (
     "Books on {rival} often mention {name} as well.",
     "{name} and {rival} are often named together.",
 )
+FOUND_SLOTS = ("stem", "place", "city", "woman", "man", "last")
 VOWELS = frozenset("aeiouAEIOU")
 
 
@@ -61,6 +63,7 @@ class Question:
     text: str
     answer: str
     field: str
+    title: str  # of what is asked about
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,16 @@ class Names:
             return self.draw(rng, slot, theme)
 
         return SLOT.sub(draw, pattern)
+
+    def with_found(self, words: Sequence[str], share: float) -> Names:
+        """Names that are often one of these words: single names come from them with this probability."""
+
+        def mixed(slot: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
+            sources, weights = self.mixes[slot]
+            return (*sources, "found"), (*weights, sum(weights) * share / (1 - share))
+
+        mixes = {slot: mixed(slot) for slot in FOUND_SLOTS}
+        return replace(self, lists={**self.lists, "found": tuple(words)}, mixes={**self.mixes, **mixes})
 
     def draw(self, rng: random.Random, slot: str, theme: Mapping[str, str]) -> str:
         if slot in self.mixes:
@@ -263,17 +276,17 @@ class World:
     ) -> list[Document]:  # fmt: skip
         """Documents that are easily taken for one another; `bare` ones state facts only.
 
-        Each is on another entity, save that with a chance of `split` an entity has two or three documents, which
+        Each is on another entity, save that with a chance of `split` an entity has two to five documents, which
         state different facts. What is stated is asked in up to `asks` ways.
         """
-        style = Style(max_facts=max_facts, explicit=explicit, asks=asks)
+        style = Style(max_facts=max_facts, explicit=explicit, asks=asks, min_words=rng.choice(LEAST_WORDS))
         if bare:
             style = replace(style, intro=0.0, filler=0.0, compare=0.0, min_words=0)
         documents: list[Document] = []
         entities = self.sample_entities(rng, num_documents)
         for entity in entities:
             rivals = [other.name for other in entities if other.family is entity.family and other is not entity]
-            parts = rng.randint(2, 3) if rng.random() < split else 1
+            parts = rng.randint(2, 5) if rng.random() < split else 1
             documents += [render(rng, entity, style, part, rivals) for part in deal(rng, entity.known, parts)]
         return rng.sample(documents[:num_documents], num_documents)
 
@@ -358,7 +371,7 @@ def ask(rng: random.Random, entity: Entity, field: Field, answer: str, count: in
     """Up to `count` questions on one field of the entity, each in other words."""
     texts = rng.sample(field.questions, min(count, len(field.questions)))
     filled = (text.replace("{name}", entity.name).replace("{name's}", f"{entity.name}'s") for text in texts)
-    return [Question(_capital(text), answer, field.key) for text in filled]
+    return [Question(_capital(text), answer, field.key, entity.title) for text in filled]
 
 
 def _write(
@@ -578,7 +591,7 @@ def _fact_passages(rng: random.Random, fact: Fact, names: Iterable[str]) -> list
 
 
 def _demo_style(stated: int) -> Style:
-    return Style(max_facts=stated, min_facts=stated, explicit=0.5, intro=0.8, compare=0.5, min_words=26)
+    return Style(max_facts=stated, min_facts=stated, explicit=0.5, intro=0.8, compare=0.5, min_words=44)
 
 
 def demo_questions(rng: random.Random, world: World, passages: Sequence[Passage]) -> list[dict[str, Any]]:

@@ -17,23 +17,31 @@ TOP_K = 5
 
 @pytest.fixture(scope="module")
 def answers(service: str) -> dict[str, dict[str, Any]]:
-    """Response bodies by question id. `top_k` 20 shows where the gold passage stood before and after."""
+    """Response bodies by question id. Neighbours in the corpus are asked one after the other: they share passages."""
+    rows = sorted(ROWS, key=lambda row: row["passage_id"] or "")
     with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(4) as pool:
-        bodies = pool.map(lambda row: http.post("/answer", json={"question": row["question"]}).json(), ROWS)
-        return dict(zip((row["id"] for row in ROWS), bodies, strict=True))
+        bodies = pool.map(lambda row: http.post("/answer", json={"question": row["question"]}).json(), rows)
+        return dict(zip((row["id"] for row in rows), bodies, strict=True))
 
 
 @pytest.fixture(scope="module")
-def gold_ranks(service: str) -> list[tuple[int, int]]:
+def gold_ranks(service: str, answers: dict[str, dict[str, Any]]) -> list[tuple[int, int]]:
     """(retrieval rank, rank after reranking) of each gold passage among 20; 99 where it was not retrieved."""
-    with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda row: _gold_rank(http, row), ANSWERABLE))
+    with httpx.Client(base_url=service, timeout=60) as http:
+        return [_gold_rank(http, row, answers[row["id"]]) for row in ANSWERABLE]
 
 
-def _gold_rank(http: httpx.Client, row: dict[str, Any]) -> tuple[int, int]:
-    body = http.post("/answer", json={"question": row["question"], "top_k": 20, "max_tokens": 1}).json()
-    found = [p for p in body["passages"] if p["id"] == row["passage_id"]]
-    return (found[0]["retrieval_rank"], found[0]["rank"]) if found else (99, 99)
+def _gold_rank(http: httpx.Client, row: dict[str, Any], body: dict[str, Any]) -> tuple[int, int]:
+    """From the answer if its passages hold the gold one, else from all the passages that were scored."""
+    found = _ranks(row, body)
+    if found is None:
+        all_scored = {"question": row["question"], "top_k": 20, "max_tokens": 1}
+        found = _ranks(row, http.post("/answer", json=all_scored).json())
+    return found or (99, 99)
+
+
+def _ranks(row: dict[str, Any], body: dict[str, Any]) -> tuple[int, int] | None:
+    return next(((p["retrieval_rank"], p["rank"]) for p in body["passages"] if p["id"] == row["passage_id"]), None)
 
 
 def normal(text: str) -> str:
@@ -47,7 +55,6 @@ def test_answers_match_exactly(answers: dict[str, dict[str, Any]]) -> None:
     assert hits / len(ANSWERABLE) >= 0.70
 
 
-@unfinished_checkpoint
 def test_reranking_keeps_the_gold_passage_and_does_no_harm(gold_ranks: list[tuple[int, int]]) -> None:
     before = sum(retrieved <= TOP_K for retrieved, _ in gold_ranks) / len(gold_ranks)
     after = sum(reranked <= TOP_K for _, reranked in gold_ranks) / len(gold_ranks)

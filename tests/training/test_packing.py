@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
 from training.examples import Stage, TreeMaker, training_texts
-from training.model import FIRST_POINTING_LAYER, Pointing, make_config, make_model
-from training.packing import ANSWER, IGNORED, SCORE, Branch, Packer, Tree
+from training.model import FIRST_BINDING_LAYER, FIRST_POINTING_LAYER, Pointing, make_config, make_model
+from training.packing import ANSWER, BIND, IGNORED, LEAD, SCORE, Branch, Packer, Tree
 from training.tokenizer import EOS, save_tokenizer, token_id, train_tokenizer
 from training.train import collate, load_prompts
 from training.world import World
@@ -120,8 +120,8 @@ def test_pointers_look_at_the_tokens_that_come_next(maker: TreeMaker) -> None:
     ids, sources = arrays["input_ids"], arrays["sources"]
     answers = {sources[i]: ids[i] for i in range(2048) if arrays["kinds"][i] == ANSWER}
     looked = 0
-    for token, spots in zip(arrays["pointing"], arrays["spots"], strict=True):
-        if token >= 0 and not spots[0]:  # the first token of all: nothing to look at
+    for token, role, spots in zip(arrays["pointing"], arrays["roles"], arrays["spots"], strict=True):
+        if role != BIND and token >= 0 and not spots[0]:  # the first token of all: nothing to look at
             assert all(ids[spot] == answers[token] for spot in spots.nonzero()[0])
             looked += 1
     assert looked > 10
@@ -147,13 +147,42 @@ def test_pointing_loss_is_that_of_the_heads_attention(maker: TreeMaker) -> None:
         pointing.inputs = {
             n: {**seen, "attention_mask": batch["attention_mask"]} for n, seen in pointing.inputs.items()
         }
-        losses, pointed = pointing.losses(batch["pointing"], batch["leads"], batch["spots"])
-    rows = [(int(t), batch["spots"][0, row]) for row, t in enumerate(batch["pointing"][0]) if t >= 0]
-    on_spots = [
-        torch.stack([attentions[layer][0, 0, t][spots].sum() for t, spots in rows])
-        for layer in range(FIRST_POINTING_LAYER, 4)
-    ]
-    assert losses["point"] == pytest.approx(
-        float(torch.stack([-heads.log().mean() for heads in on_spots]).mean()), rel=1e-4
-    )
-    assert pointed == pytest.approx(float(on_spots[-1].mean()), rel=1e-4)
+        losses, pointed = pointing.losses(batch["pointing"], batch["roles"], batch["spots"])
+    rows = list(zip(batch["pointing"][0].tolist(), batch["roles"][0].tolist(), batch["spots"][0], strict=True))
+
+    def on_spots(layers: range, head: int, role: int) -> torch.Tensor:
+        """(layers, pointers) attention."""
+        chosen = [(token, spots) for token, its_role, spots in rows if token >= 0 and its_role == role]
+        return torch.stack(
+            [torch.stack([attentions[layer][0, head, t][spots].sum() for t, spots in chosen]) for layer in layers]
+        )
+
+    leading = on_spots(range(FIRST_POINTING_LAYER, 4), 0, LEAD)
+    binding = on_spots(range(FIRST_BINDING_LAYER, 3), 1, BIND)
+    assert losses["point"] == pytest.approx(float(-leading.log().mean()), rel=1e-4)
+    assert losses["bind"] == pytest.approx(float(-binding.log().mean()), rel=1e-4)
+    assert pointed == pytest.approx(float(leading[-1].mean()), rel=1e-4)
+
+
+def test_every_pointer_can_see_its_spots(maker: TreeMaker) -> None:
+    """Otherwise its loss is infinite and the training is lost."""
+    for seed in range(30):
+        packer = Packer(maker.root(), 1024)
+        for kind in ("world_score", "world_answer"):
+            for tree in maker.make(kind, STAGE, random.Random(seed)):
+                if packer.has_room(tree):
+                    packer.add(tree)
+        arrays = packer.arrays()
+        for token, spots in zip(arrays["pointing"], arrays["spots"], strict=True):
+            assert token < 0 or (arrays["attention_mask"][token] & spots).any()
+
+
+def test_names_are_bound_to_what_is_said_of_them(maker: TreeMaker) -> None:
+    """Where a question names its entity, and where the passage of the answer has its title."""
+    trees = [maker.make("world_answer", STAGE, random.Random(seed))[0] for seed in range(5)]
+    bound = [(tree, branch, home) for tree in trees for branch in tree.branches for home in branch.homes]
+    for tree, branch, home in bound:
+        name = [branch.turn[k] for k in branch.name]
+        title = [tree.context[k] for k in home]
+        assert maker.tokenizer.decode(name).strip().casefold() == maker.tokenizer.decode(title).strip().casefold()
+    assert len(bound) > 10

@@ -201,7 +201,7 @@ def test_demo_passages(corpus: dict[str, dict[str, Any]]) -> None:
     assert len(corpus) >= 340
     assert len({row["metadata"]["family"] for row in corpus.values()}) >= 14
     for row in corpus.values():
-        assert 20 <= len(row["text"].split()) <= 90, row["id"]
+        assert 40 <= len(row["text"].split()) <= 90, row["id"]
         assert row["id"].startswith(row["metadata"]["family"] + "-")
 
 
