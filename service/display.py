@@ -38,6 +38,7 @@ def _passages(body: dict[str, Any]) -> Table:
         table.add_row(
             str(passage["rank"]), _move(passage), "-" if score is None else f"{score:.3f}",
             Text.from_markup(mark).append(f"{passage['title']}: ", style="bold").append(_short(passage["text"])),
+            style="" if passage["in_context"] else "dim",
         )  # fmt: skip
     return table
 

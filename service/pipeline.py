@@ -132,10 +132,10 @@ class Pipeline:
                 )
         except (EngineError, DeadlineError):
             return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
-        return keep_best(retrieved, scored.scores, query.top_k), (), scored.usage
+        return keep_best(retrieved, scored.scores, query.top_k, query.min_relevance), (), scored.usage
 
     async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncGenerator[Piece, None]:
-        passages = [scored.passage for scored in kept]
+        passages = [scored.passage for scored in kept if scored.is_in_context]
         pieces = self.generator.generate(
             query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
         )
@@ -154,7 +154,7 @@ class Pipeline:
         is_cut = any(piece.is_context_cut for piece in pieces)
         return Answer(
             text=text,
-            citations=() if abstained else cite(text, kept),
+            citations=() if abstained else cite(text, [scored for scored in kept if scored.is_in_context]),
             passages=tuple(kept),
             abstained=abstained,
             degraded=(*degraded, "context_truncated") if is_cut else degraded,

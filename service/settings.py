@@ -95,6 +95,10 @@ class Settings(BaseSettings):
 
     top_n: PositiveInt = Field(20, description="Passages retrieved and scored, where the request doesn't say.")
     top_k: PositiveInt = Field(5, description="Passages kept for the answer, where the request doesn't say.")
+    min_relevance: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05,
+        description="Kept passages that score less stay out of the answer's prompt, unless all do. 0: all are in.",
+    )
     max_tokens: PositiveInt = Field(32, description="Tokens of an answer, where the request doesn't say.")
     request_timeout_s: PositiveSeconds = Field(9.0, description="A request not done by then gets a 504.")
 

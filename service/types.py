@@ -45,11 +45,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPassage:
-    """A kept passage: rank from 1 after reranking. `score` is None where reranking was skipped."""
+    """A kept passage: rank from 1 after reranking. `score` is None where reranking was skipped.
+
+    The answer is made from those that are in its context.
+    """
 
     retrieved: RetrievedPassage
     score: Score | None
     rank: int
+    is_in_context: bool = True
 
     @property
     def passage(self) -> Passage:
@@ -113,6 +117,7 @@ class Query:
     deadline_s: float
     filters: Filters = field(default_factory=dict)
     use_cache: bool = True
+    min_relevance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

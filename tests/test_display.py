@@ -8,7 +8,7 @@ from rich.console import Console
 
 from service.display import show_answer
 
-PASSAGE = {"id": "p", "title": "Mont [b]Blanc", "text": "It rises.", "rank": 1, "retrieval_rank": 2}
+PASSAGE = {"id": "p", "title": "Mont [b]Blanc", "text": "It rises.", "rank": 1, "retrieval_rank": 2, "in_context": True}
 BODY: dict[str, Any] = {
     "answer": "4,806 [red]metres",
     "abstained": False,

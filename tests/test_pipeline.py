@@ -50,6 +50,14 @@ async def test_best_passages_are_kept_and_answered_from_in_their_order() -> None
     assert fakes.generator.calls == [(QUERY.question, (MONT_BLANC, EIGER), 8, 110.0)]
 
 
+async def test_answer_is_made_from_and_cites_what_is_relevant_enough() -> None:
+    fakes = FakeServices()
+    answer = await answer_of(fakes, replace(QUERY, min_relevance=0.9))
+    assert ids(answer) == ["mont-blanc", "eiger"]
+    assert [passages for _, passages, _, _ in fakes.generator.calls] == [(MONT_BLANC,)]
+    assert {id_ for citation in answer.citations for id_ in citation.passage_ids} == {"mont-blanc"}
+
+
 async def test_every_retrieved_passage_is_scored_once() -> None:
     fakes = FakeServices()
     await answer_of(fakes)

@@ -63,6 +63,7 @@ def passage_body(scored: ScoredPassage) -> PassageBody:
         relevance_score=scored.score.relevance if scored.score else None,
         label_mass=scored.score.label_mass if scored.score else None,
         rank=scored.rank,
+        in_context=scored.is_in_context,
         metadata=dict(passage.metadata),
     )
 

@@ -106,6 +106,7 @@ def _query(body: AnswerRequest, services: Services, no_store: bool) -> Query:
         top_n=body.top_n or settings.top_n,
         top_k=body.top_k or settings.top_k,
         max_tokens=body.max_tokens or settings.max_tokens,
+        min_relevance=settings.min_relevance if body.min_relevance is None else body.min_relevance,
         deadline_s=services.clock() + settings.request_timeout_s,
         filters=body.filters or {},
         use_cache=body.cache and not no_store,

@@ -21,6 +21,9 @@ class AnswerRequest(BaseModel):
     filters: dict[str, FilterValue | list[FilterValue]] | None = Field(
         None, description="Metadata that passages must have: a value, or a list of which one must match."
     )
+    min_relevance: float | None = Field(
+        None, ge=0, le=1, description="Kept passages that score less stay out of the answer's prompt, unless all do."
+    )
     max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
     stream: bool = Field(False, description="Answer with server-sent events as things happen.")
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
@@ -46,6 +49,7 @@ class PassageBody(BaseModel):
     relevance_score: Score | None = Field(description="P(True) / (P(True) + P(False)); null if not reranked.")
     label_mass: Score | None = Field(description="P(True) + P(False).")
     rank: int = Field(ge=1, description="Place after reranking.")
+    in_context: bool = Field(description="Whether the answer was made from it: see `min_relevance`.")
     metadata: dict[str, Any]
 
 

@@ -30,7 +30,7 @@ class CacheKeys:
     def answer(self, query: Query) -> str:
         return digest(
             "answer", self.checkpoint, self.prompts, self.index, self.encoder, query.question,
-            query.top_n, query.top_k, query.max_tokens, sorted_filters(query),
+            query.top_n, query.top_k, query.max_tokens, query.min_relevance, sorted_filters(query),
         )  # fmt: skip
 
 

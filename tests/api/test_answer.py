@@ -31,6 +31,17 @@ async def test_answer_comes_with_its_citation(client: httpx.AsyncClient) -> None
     assert (body["abstained"], body["degraded"], body["cached"]) == (False, [], False)
 
 
+async def test_passages_under_the_least_relevance_are_shown_but_not_answered_from(client: httpx.AsyncClient) -> None:
+    passages = (await ask(client, min_relevance=0.9))["passages"]
+    assert [(p["id"], p["in_context"]) for p in passages] == [("mont-blanc", True), ("eiger", False), ("rhine", False)]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+async def test_least_relevance_is_a_share(client: httpx.AsyncClient, value: float) -> None:
+    response = await client.post("/answer", json={"question": QUESTION, "min_relevance": value})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "min_relevance")
+
+
 async def test_passages_come_best_first_with_where_they_were(client: httpx.AsyncClient) -> None:
     passages = (await ask(client))["passages"]
     assert [(p["id"], p["rank"], p["retrieval_rank"]) for p in passages] == [
@@ -43,6 +54,7 @@ async def test_passages_come_best_first_with_where_they_were(client: httpx.Async
         "retrieval_score": 0.5,
         "retrieval_rank": 2,
         "relevance_score": 1.0,
+        "in_context": True,
         "label_mass": 0.99,
         "rank": 1,
         "metadata": {"kind": "mountain"},

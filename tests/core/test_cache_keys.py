@@ -63,6 +63,7 @@ def test_answer_depends_on_the_deployments(part: str) -> None:
         ("top_n", 21),
         ("top_k", 6),
         ("max_tokens", 33),
+        ("min_relevance", 0.5),
         ("filters", {}),
         ("filters", {"kind": "river"}),
         ("filters", {"kind": ["mountain"]}),

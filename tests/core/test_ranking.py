@@ -70,3 +70,16 @@ def test_keeping_the_first_has_no_scores_and_the_retrievers_order(count: int, to
     assert [passage.retrieved for passage in kept] == retrieved(count)[:top_k]
     assert [passage.rank for passage in kept] == list(range(1, len(kept) + 1))
     assert all(passage.score is None for passage in kept)
+
+
+@given(RELEVANCES.filter(bool), TOP_K, st.floats(0, 1))
+def test_the_context_holds_what_is_relevant_enough_or_else_everything(
+    relevances: list[float], top_k: int, least: float
+) -> None:
+    kept = keep_best(retrieved(len(relevances)), scores(relevances), top_k, least)
+    enough = [passage for passage in kept if passage.score and passage.score.relevance >= least]
+    assert [passage for passage in kept if passage.is_in_context] == (enough or kept)
+
+
+def test_without_scores_everything_is_in_the_context() -> None:
+    assert all(passage.is_in_context for passage in keep_first(retrieved(5), 3))

@@ -24,8 +24,8 @@ INDEX = ROOT / "build" / "demo-index"
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 READY_WITHIN_S = 10.0
 
-# The figures that the finished demo checkpoint must reach. models/demo/README.md says how far it is.
-unfinished_checkpoint = pytest.mark.xfail(reason="the demo checkpoint is not fully trained yet", strict=False)
+# Figures that the demo checkpoint reaches, but by too little to rely on: see models/demo/README.md.
+unfinished_checkpoint = pytest.mark.xfail(reason="the demo checkpoint reaches this by a hair", strict=False)
 
 Settings = dict[str, str]
 
