@@ -17,8 +17,9 @@ START_TIMEOUT_S = 300
 HOST = "127.0.0.1"
 
 # vLLM on CPU for a small checkpoint: float32, because most CPUs only emulate bfloat16; blocks of 32 tokens, so
-# that short passages share their prefix; no compiler, which would cost more at the start than it gains here
-# (without TORCH_COMPILE_DISABLE the first scoring call still runs one, and dies where there is none).
+# that short passages share their prefix, and 3,072 of them (1 GB at the demo's size), so that the prefixes stay; no
+# compiler, which would cost more at the start than it gains here (without TORCH_COMPILE_DISABLE the first scoring
+# call still runs one, and dies where there is none).
 VLLM_ARGUMENTS = (
     "--dtype", "float32", "--block-size", "32", "--enforce-eager", "--num-gpu-blocks-override", "3072",
     "--disable-uvicorn-access-log",

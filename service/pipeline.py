@@ -135,7 +135,7 @@ class Pipeline:
         return keep_best(retrieved, scored.scores, query.top_k, query.min_relevance), (), scored.usage
 
     async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncGenerator[Piece, None]:
-        passages = [scored.passage for scored in kept if scored.is_in_context]
+        passages = [scored.passage for scored in _context(kept)]
         pieces = self.generator.generate(
             query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
         )
@@ -154,10 +154,15 @@ class Pipeline:
         is_cut = any(piece.is_context_cut for piece in pieces)
         return Answer(
             text=text,
-            citations=() if abstained else cite(text, [scored for scored in kept if scored.is_in_context]),
+            citations=() if abstained else cite(text, _context(kept)),
             passages=tuple(kept),
             abstained=abstained,
             degraded=(*degraded, "context_truncated") if is_cut else degraded,
             usage=sum((piece.usage for piece in pieces if piece.usage), usage),
             timings=watch.timings(),
         )
+
+
+def _context(kept: list[ScoredPassage]) -> list[ScoredPassage]:
+    """What the answer is made from, and may cite."""
+    return [scored for scored in kept if scored.is_in_context]

@@ -24,7 +24,7 @@ MATCH = 3.5  # how sharply the induction head matches
 FIRST_BINDING_LAYER, FIRST_POINTING_LAYER = 1, 2
 COPY = 0.15  # how loudly the output layer says what the induction head found
 BOUND = 2.0  # how loudly a binding head says the name that it looks at
-SAME_NAME = 2.0  # how sharply a pointing head prefers what is bound to the name in the question
+SAME_NAME = 1.0  # how sharply a pointing head prefers what is bound to the name in the question; 2 finds little else
 
 
 def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, layers: int, heads: int,

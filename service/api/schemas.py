@@ -37,7 +37,7 @@ class CitationBody(BaseModel):
     start: int = Field(ge=0, description="First character of the cited words in `answer`.")
     end: int = Field(ge=0, description="One past the last.")
     text: str
-    sources: list[SourceBody] = Field(description="Kept passages that hold these very words.")
+    sources: list[SourceBody] = Field(description="Passages of the context that hold these very words.")
 
 
 class PassageBody(BaseModel):
