@@ -3,9 +3,9 @@
 Reading is mostly finding the same word again. A randomly started transformer this small spends millions of
 tokens on a plateau before its attention discovers that, so the circuit is planted: a head that looks one
 token back, and above it a head that looks for what followed the current token earlier (an induction head:
-Olsson et al., "In-context Learning and Induction Heads", 2022). They are kept for the first
-steps of training and free afterwards. Above them, one head in each layer starts by saying what it looks at, and
-training tells it where to look, and another what belongs to which name: `Pointing`.
+Olsson et al., "In-context Learning and Induction Heads", 2022); a second pair does the same for the last two
+tokens. They are kept for the first steps of training and free afterwards. Above them, one head in each layer starts
+by saying what it looks at; training tells it where to look, and another what belongs to which name: `Pointing`.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,12 @@ MARK = 4.0  # the constant first coordinate of every embedding; the others have 
 LOOK_BACK = 3.0  # how sharply the first head looks one token back
 MATCH = 3.5  # how sharply the induction head matches
 FIRST_BINDING_LAYER, FIRST_POINTING_LAYER = 1, 2
+COPY_HEAD, PHRASE_HEAD = 0, 2  # of the first two layers
+POINTING_HEAD, BINDING_HEAD = 0, 1  # of the layers from those above on
 COPY = 0.15  # how loudly the output layer says what the induction head found
 BOUND = 2.0  # how loudly a binding head says the name that it looks at
 SAME_NAME = 1.0  # how sharply a pointing head prefers what is bound to the name in the question; 2 finds little else
+PHRASE = 0.5  # how loudly the heads for two tokens write, against those for one
 
 
 def make_config(*, vocab_size: int, pad: int, bos: int, eos: int, hidden: int, layers: int, heads: int,
@@ -72,20 +75,18 @@ def _plant(model: LlamaForCausalLM, meanings: Tensor | None) -> None:
     config = model.config
     hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
     rope: Any = config.rope_parameters
-    frequencies = rope["rope_theta"] ** (-torch.arange(size // 2) * 2 / size)
-    fast, slow = torch.arange(size // 4), torch.arange(size // 4, size // 2)
+    slow = torch.arange(size // 4, size // 2)
     embeddings = model.model.embed_tokens.weight
     embeddings.normal_()
     embeddings[:, 0] = MARK
     if meanings is not None:
         embeddings[:, 1 : meaning_size(hidden) + 1] = meanings
+    # All of one length, or the mark would be louder in some tokens than in others after normalisation.
+    embeddings[:, 1:] *= (hidden - 1) ** 0.5 / embeddings[:, 1:].norm(dim=1, keepdim=True)
     read, write, found, said = (_orthonormal(size, hidden) for _ in range(4))
 
     first = model.model.layers[0].self_attn
-    first.q_proj.weight[:size], first.k_proj.weight[:size] = 0.0, 0.0
-    first.q_proj.weight[fast, 0] = LOOK_BACK
-    first.k_proj.weight[fast, 0] = LOOK_BACK * torch.cos(frequencies[fast])
-    first.k_proj.weight[fast + size // 2, 0] = LOOK_BACK * torch.sin(frequencies[fast])
+    _look_back(first, 0, 1, rope["rope_theta"])
     first.v_proj.weight[:size] = read
     first.o_proj.weight[:, :size] = write.T
 
@@ -101,6 +102,7 @@ def _plant(model: LlamaForCausalLM, meanings: Tensor | None) -> None:
         pointing.v_proj.weight[:size] = found
         pointing.o_proj.weight[:, :size] = said.T
     plant_binding(model, rows)
+    plant_phrases(model, rows)
     model.lm_head.weight.copy_(COPY * embeddings @ found.T @ said)
 
 
@@ -121,18 +123,72 @@ def plant_binding(model: LlamaForCausalLM, rows: Tensor) -> None:
         layer.self_attn.k_proj.weight[rows] += SAME_NAME * bound[: len(rows)]
 
 
+def plant_phrases(model: LlamaForCausalLM, rows: Tensor) -> None:
+    """A second induction head that wants two tokens to match: names share syllables, and one in common says little.
+
+    Uses what the first one reads and writes. `rows` as in `plant_binding`.
+    """
+    config, head = model.config, PHRASE_HEAD
+    size = config.hidden_size // config.num_attention_heads
+    own, half = slice(head * size, (head + 1) * size), len(rows) // 2
+    rope: Any = config.rope_parameters
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    read, before = first.v_proj.weight[:size].clone(), first.o_proj.weight[:, :size].T.clone()
+    before_that = _orthonormal(size, config.hidden_size)
+
+    _look_back(first, head, 2, rope["rope_theta"])
+    first.v_proj.weight[own] = read
+    first.o_proj.weight[:, own] = PHRASE * before_that.T
+
+    second.q_proj.weight[own], second.k_proj.weight[own] = 0.0, 0.0
+    matches = (slice(half), read, before), (slice(half, None), before, before_that / PHRASE)
+    for chosen, asked, offered in matches:
+        second.q_proj.weight[own.start + rows[chosen]] = MATCH * asked[: len(rows)][chosen]
+        second.k_proj.weight[own.start + rows[chosen]] = MATCH * offered[: len(rows)][chosen]
+    second.v_proj.weight[own] = second.v_proj.weight[:size].clone()
+    second.o_proj.weight[:, own] = PHRASE * second.o_proj.weight[:, :size].clone()
+
+
+def _look_back(attention: Any, head: int, distance: int, rope_theta: float) -> None:
+    """Let a head attend to the token `distance` places before, by the rotary dimensions that turn fast."""
+    size = attention.head_dim
+    frequencies = rope_theta ** (-torch.arange(size // 2) * 2 / size)
+    fast, start = torch.arange(size // 4), head * size
+    turned = distance * frequencies[fast]
+    attention.q_proj.weight[start : start + size] = 0.0
+    attention.k_proj.weight[start : start + size] = 0.0
+    attention.q_proj.weight[start + fast, 0] = LOOK_BACK
+    attention.k_proj.weight[start + fast, 0] = LOOK_BACK * torch.cos(turned)
+    attention.k_proj.weight[start + fast + size // 2, 0] = LOOK_BACK * torch.sin(turned)
+
+
 def protect(model: LlamaForCausalLM, is_active: Callable[[], bool]) -> None:
-    """Keep the planted heads as they are while `is_active`, so that the rest learns to use them first.
+    """Keep the planted copying heads as they are while `is_active`, so that the rest learns to use them first.
 
     The first hundred steps only learn how frequent tokens are, and would wash the heads away.
     """
     size = model.config.hidden_size // model.config.num_attention_heads
-    first, second = (layer.self_attn for layer in model.model.layers[:2])
-    for attention in (first, second):
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
-            projection.weight.register_hook(lambda grad: _masked(grad, slice(size), slice(None), is_active()))
-        attention.o_proj.weight.register_hook(lambda grad: _masked(grad, slice(None), slice(size), is_active()))
-    model.model.embed_tokens.weight.register_hook(lambda grad: _masked(grad, slice(None), slice(1), is_active()))
+    everything = slice(None)
+    for head in (COPY_HEAD, PHRASE_HEAD):
+        own = slice(head * size, (head + 1) * size)
+        for attention in (layer.self_attn for layer in model.model.layers[:2]):
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                _freeze(projection.weight, own, everything, is_active)
+            _freeze(attention.o_proj.weight, everything, own, is_active)
+    _freeze(model.model.embed_tokens.weight, everything, slice(1), is_active)
+
+
+def _freeze(weight: Tensor, rows: slice, columns: slice, is_active: Callable[[], bool]) -> None:
+    """No gradient for this part of `weight` while `is_active`."""
+
+    def masked(grad: Tensor) -> Tensor:
+        if not is_active():
+            return grad
+        grad = grad.clone()
+        grad[rows, columns] = 0.0
+        return grad
+
+    weight.register_hook(masked)  # type: ignore[no-untyped-call]
 
 
 class Pointing:
@@ -158,8 +214,8 @@ class Pointing:
         that lead.
         """
         is_one = pointing >= 0
-        looked = torch.stack([self._missed(layer, 0, is_one, pointing, spots) for layer in self.heads])
-        bound = torch.stack([self._missed(layer, 1, is_one, pointing, spots) for layer in self.binding])
+        looked = torch.stack([self._missed(layer, POINTING_HEAD, is_one, pointing, spots) for layer in self.heads])
+        bound = torch.stack([self._missed(layer, BINDING_HEAD, is_one, pointing, spots) for layer in self.binding])
         role = roles[is_one]
         each = {"point": looked[:, role == LEAD], "follow": looked[:, role == FOLLOW], "bind": bound[:, role == BIND]}
         pointed = float((-each["point"][-1].detach()).exp().mean())
@@ -184,14 +240,6 @@ def _turned(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding."""
     first, second = vectors.chunk(2, dim=-1)
     return vectors * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def _masked(grad: Tensor, rows: slice, columns: slice, is_active: bool) -> Tensor:
-    if not is_active:
-        return grad
-    grad = grad.clone()
-    grad[rows, columns] = 0.0
-    return grad
 
 
 def _orthonormal(rows: int, columns: int) -> Tensor:

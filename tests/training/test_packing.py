@@ -46,7 +46,7 @@ def test_every_branch_is_predicted_as_in_a_prompt_of_its_own(maker: TreeMaker) -
     rng = random.Random(2)
     trees = maker.make("world_answer", STAGE, rng)[:1] + maker.make("world_score", STAGE, rng)[:1]
     config = make_config(
-        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=2, intermediate=96, max_length=2048,
+        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=4, intermediate=96, max_length=2048,
         rope_theta=1e6,
     )  # fmt: skip
     model = make_model(config, meanings=None, seed=3)
@@ -129,13 +129,13 @@ def test_pointers_look_at_the_tokens_that_come_next(maker: TreeMaker) -> None:
 
 def test_pointing_loss_is_that_of_the_heads_attention(maker: TreeMaker) -> None:
     config = make_config(
-        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=2, intermediate=96, max_length=2048,
+        vocab_size=1024, pad=0, bos=1, eos=2, hidden=64, layers=4, heads=4, intermediate=96, max_length=2048,
         rope_theta=1e6,
     )  # fmt: skip
     model = make_model(config, meanings=None, seed=3)
     model.set_attn_implementation("eager")
     pointing = Pointing(model)
-    packer = Packer(maker.root(), 512)
+    packer = Packer(maker.root(), 1024)
     packer.add(maker.make("world_score", STAGE, random.Random(6))[0])
     batch = collate([packer.arrays()])
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_every_pointer_can_see_its_spots(maker: TreeMaker) -> None:
 
 def test_names_are_bound_to_what_is_said_of_them(maker: TreeMaker) -> None:
     """Where a question names its entity, and where the passage of the answer has its title."""
-    trees = [maker.make("world_answer", STAGE, random.Random(seed))[0] for seed in range(5)]
+    trees = [maker.make("world_answer", STAGE, random.Random(seed))[0] for seed in range(10)]
     bound = [(tree, branch, home) for tree in trees for branch in tree.branches for home in branch.homes]
     for tree, branch, home in bound:
         name = [branch.turn[k] for k in branch.name]
