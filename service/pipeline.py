@@ -55,8 +55,10 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         begun_s = self.clock()
-        yield
-        self.stages[f"{name}_s"] = self.clock() - begun_s
+        try:
+            yield
+        finally:
+            self.stages[f"{name}_s"] = self.clock() - begun_s
 
     def mark(self, name: str) -> None:
         """The time from the start of the request until now, kept the first time only."""

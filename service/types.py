@@ -90,7 +90,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds spent per stage; None where the stage did not run (cached, skipped)."""
+    """Seconds spent per stage, also where it failed; None where it did not run (cached, nothing to do)."""
 
     encode_s: float | None = None
     search_s: float | None = None

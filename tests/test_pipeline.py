@@ -85,8 +85,10 @@ ENGINE_FAILURES = [
 async def test_failed_scoring_keeps_the_retrievers_order_and_says_so(error: RankRAGError) -> None:
     fakes = FakeServices()
     fakes.scorer.error = error
+    fakes.scorer.meanwhile = lambda: fakes.clock.advance(3)
     answer = await answer_of(fakes)
     assert ids(answer) == ["rhine", "mont-blanc"]
+    assert answer.timings.score_s == 3
     assert [kept.score for kept in answer.passages] == [None, None]
     assert answer.degraded == ("rerank_skipped",)
     assert answer.text == "4,806 metres"

@@ -206,7 +206,11 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A fresh directory beside `out` that takes its place at the end, and vanishes on any error."""
+    """A fresh directory beside `out` that takes its place at the end, and vanishes on any error.
+
+    A link stays a link: what it points to is replaced.
+    """
+    out = out.resolve()
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
     old = fresh.with_name(fresh.name.replace(".building-", ".old-"))
     try:

@@ -233,6 +233,17 @@ def test_new_build_takes_the_place_of_the_old_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("letters")
+def test_link_to_an_index_stays_one(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS)
+    (tmp_path / "index").rename(tmp_path / "index-1")
+    (tmp_path / "index").symlink_to("index-1")
+    manifest = build(tmp_path, *ROWS[:1])
+    assert (tmp_path / "index").is_symlink()
+    assert read_manifest(tmp_path / "index-1") == manifest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index", "index-1"]
+
+
+@pytest.mark.usefixtures("letters")
 def test_build_that_dies_leaves_the_old_index_whole_and_nothing_else(tmp_path: Path) -> None:
     build(tmp_path, *ROWS)
     before = contents(tmp_path / "index")
