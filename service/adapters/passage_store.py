@@ -70,11 +70,11 @@ def _row(passage: Passage) -> dict[str, Any]:
 
 
 def _column_value(value: MetadataValue) -> MetadataValue:
-    """Whole numbers are compared as floats; one beyond all floats equals no stored number."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Numbers are compared as floats, where -0.0 is 0.0; a whole one beyond all floats equals no stored number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return value
     try:
-        return float(value)
+        return float(value) + 0.0  # makes 0.0 of -0.0, which Arrow keeps apart
     except OverflowError:
         return math.inf
 

@@ -115,6 +115,11 @@ def test_matching_rows_are_those_of_brute_force(rows: list[Metadata], filters: F
     assert found.tolist() == [number for number, row in enumerate(rows) if passes(row, filters)]
 
 
+@pytest.mark.parametrize(("stored", "wanted"), [(-0.0, 0), (0, -0.0), (0.0, -0.0), (-0.0, 0.0)])
+def test_zero_is_zero_whatever_its_sign(tmp_path: Path, stored: float, wanted: float) -> None:
+    assert store_of(tmp_path, {"number": stored}).matching({"number": wanted}).tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("filters", "message"), [({"kind": "a"}, "there are: flag, number, text"), ({"": 1}, "there are")]
 )
