@@ -69,10 +69,10 @@ build/demo-index/manifest.json: demo/corpus.jsonl $(STAMPS)/service
 index: build/demo-index/manifest.json ## build the demo index
 
 demo: setup index ## set up, start vLLM and the service, answer sample questions (ONCE=1: then exit)
-	PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) $(if $(ONCE),--once)
+	exec env PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) $(if $(ONCE),--once)
 
 serve: setup index ## the same without the questions (PORT=8080, INDEX=directory)
-	PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) --no-questions
+	exec env PORT=$(PORT) $(BIN)/rankrag demo --index $(INDEX) --no-questions
 
 # --- quality ------------------------------------------------------------------------------------------
 
