@@ -153,6 +153,7 @@ def build_index(
     _check_replaceable(out)
     passage_encoder = SentenceEncoder(encoder, "passage")
     query_revision = SentenceEncoder(encoder, "query").revision if encoder.passage_model else passage_encoder.revision
+    out = out.resolve()  # a link stays a link: what it points to is replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(out) as directory:
         write_passages(directory / PASSAGES, corpus.passages, corpus.types)
@@ -206,11 +207,7 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
-    """A fresh directory beside `out` that takes its place at the end, and vanishes on any error.
-
-    A link stays a link: what it points to is replaced.
-    """
-    out = out.resolve()
+    """A fresh directory beside `out` that takes its place at the end, and vanishes on any error."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.building-", dir=out.parent))
     old = fresh.with_name(fresh.name.replace(".building-", ".old-"))
     try:

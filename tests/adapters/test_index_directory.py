@@ -244,6 +244,14 @@ def test_link_to_an_index_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("letters")
+def test_link_to_where_nothing_is_yet_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "index").symlink_to(Path("volume", "index-1"))
+    manifest = build(tmp_path, *ROWS)
+    assert (tmp_path / "index").is_symlink()
+    assert read_manifest(tmp_path / "volume" / "index-1") == manifest
+
+
+@pytest.mark.usefixtures("letters")
 def test_build_that_dies_leaves_the_old_index_whole_and_nothing_else(tmp_path: Path) -> None:
     build(tmp_path, *ROWS)
     before = contents(tmp_path / "index")
