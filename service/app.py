@@ -14,21 +14,26 @@ from prometheus_client import CollectorRegistry
 from service import __version__
 from service.adapters.answer_cache import CachedAnswers
 from service.adapters.counted_cache import CountedCache
+from service.adapters.dispatcher import Dispatcher
 from service.adapters.encoder import QueryEncoder
-from service.adapters.engine import Engine, supervise
+from service.adapters.engine import supervise
 from service.adapters.generator import VllmGenerator
 from service.adapters.index_directory import Manifest, OpenIndex, open_index
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
 from service.adapters.redis_cache import RedisCache, open_redis
-from service.adapters.scorer import VllmScorer
+from service.adapters.replicas import Replicas
+from service.adapters.scorer import Gate, VllmScorer
+from service.adapters.tiered_cache import open_tiers
 from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
-from service.adapters.vllm_client import VllmClient, open_http
 from service.api import health, routes
 from service.api.errors import add_error_handlers
 from service.api.middleware import BodyLimit, Observe
 from service.api.services import Dependency, Services
+from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys, digest
+from service.core.early_exit import exit_rule
+from service.core.schedule import Limits, Scheduler
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.ports import Cache
@@ -102,26 +107,59 @@ async def open_pipeline(
     keys = _cache_keys(prompt_file, checkpoint_revision(directory), opened)
     async with AsyncExitStack() as stack:
         cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
-        client = VllmClient(await stack.enter_async_context(open_http(settings.vllm)))
-        engine = Engine(
-            client, tokenizer, read_golden(), interval_s=settings.vllm.health_interval_s,
-            timeout_s=settings.vllm.health_timeout_s, observe=metrics.engine_up.set,
-        )  # fmt: skip
-        await engine.check()
-        watch = asyncio.create_task(supervise(engine.watch, on_death))
-        stack.push_async_callback(_cancel, watch)
-        scorer = VllmScorer(engine, cache, keys, settings.vllm, observe_batch=metrics.batch_pairs.observe)
+        replicas = Replicas(settings.vllm, tokenizer, read_golden(), observe=metrics.observe_replicas)
+        stack.push_async_callback(replicas.aclose)
+        await replicas.check()
+        _keep_running(stack, replicas.run, on_death)
+        engine = _open_engine(settings, metrics, replicas)
+        _keep_running(stack, engine.dispatcher.run, on_death)
+        rule = exit_rule(settings.early_exit)
+        scorer = VllmScorer(engine.dispatcher, replicas, tokenizer, cache, keys, engine.gate, rule)
+        generator = VllmGenerator(replicas, load=engine.scheduler.load)
         yield Services(
             settings=settings,
             metrics=metrics,
             prompts=prompt_file.prompts,
             scorer=scorer,
-            pipeline=_pipeline(opened, engine, scorer, cache, keys, prompt_file) if opened else None,
+            pipeline=_pipeline(opened, generator, scorer, cache, keys, prompt_file) if opened else None,
             model=settings.checkpoint,
             index_version=opened.manifest.version if opened else "",
-            dependencies=lambda: _dependencies(settings, engine, opened, cache),
+            dependencies=lambda: _dependencies(settings, replicas, opened, cache),
             clock=time.monotonic,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringEngine:
+    """What computes scores for all requests, and who may ask it to."""
+
+    scheduler: Scheduler
+    dispatcher: Dispatcher
+    gate: Gate
+
+
+def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas) -> ScoringEngine:
+    vllm = settings.vllm
+    limits = Limits(vllm.max_prompts_per_call, vllm.max_tokens_per_call, vllm.window_tokens)
+    scheduler, drain = Scheduler(limits), DrainRate()
+    dispatcher = Dispatcher(
+        scheduler, replicas, drain,
+        passes_priority=vllm.priority_scheduling, observe_call=metrics.batch_pairs.observe,
+    )  # fmt: skip
+    metrics.watch_scoring(
+        queued_pairs=lambda: scheduler.num_waiting_pairs,
+        queued_tokens=lambda: scheduler.waiting_tokens,
+        outstanding_tokens=lambda: scheduler.outstanding_tokens,
+        scoring_requests=lambda: dispatcher.num_requests,
+        scoring_calls=lambda: dispatcher.num_calls,
+    )
+    admission = Admission(max_queued_tokens=settings.limits.max_queued_tokens)
+    return ScoringEngine(scheduler, dispatcher, Gate(scheduler, drain, admission, TokenEstimate(), time.monotonic))
+
+
+def _keep_running(stack: AsyncExitStack, loop: Callable[[], object], on_death: Callable[[BaseException], None]) -> None:
+    """Run `loop` beside everything else until the stack closes; its death is told to `on_death`."""
+    stack.push_async_callback(_cancel, asyncio.create_task(supervise(loop, on_death)))
 
 
 def _open_index(settings: Settings) -> OpenIndex | None:
@@ -150,22 +188,29 @@ async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStac
         "score": settings.cache.score_ttl_s,
         "embedding": settings.cache.embedding_ttl_s,
     }
+    memory = MemoryCache(ttls_s, max_entries=settings.cache.max_entries)
     if settings.redis_url is None:
-        return MemoryCache(ttls_s, max_entries=settings.cache.max_entries)
-    redis = await stack.enter_async_context(open_redis(str(settings.redis_url), timeout_s=settings.cache.timeout_s))
-    return RedisCache(
-        redis, ttls_s, retry_after_s=settings.cache.retry_after_s, count_failure=metrics.cache_failures.inc
+        return memory
+    client = await stack.enter_async_context(open_redis(str(settings.redis_url), timeout_s=settings.cache.timeout_s))
+    redis = RedisCache(
+        client, ttls_s, retry_after_s=settings.cache.retry_after_s, count_failure=metrics.cache_failures.inc
     )
+    tiers = open_tiers(
+        memory, redis, patience_s=settings.cache.patience_s,
+        count_slow=metrics.cache_slow.inc, count_dropped=metrics.cache_dropped.inc,
+    )  # fmt: skip
+    return await stack.enter_async_context(tiers)
 
 
 def _pipeline(
-    opened: OpenIndex, engine: Engine, scorer: VllmScorer, cache: Cache, keys: CacheKeys, prompt_file: PromptFile
-) -> Pipeline:
+    opened: OpenIndex, generator: VllmGenerator, scorer: VllmScorer, cache: Cache, keys: CacheKeys,
+    prompt_file: PromptFile,
+) -> Pipeline:  # fmt: skip
     return Pipeline(
         encoder=QueryEncoder(opened.encoder, cache, keys),
         index=opened.index,
         scorer=scorer,
-        generator=VllmGenerator(engine),
+        generator=generator,
         answers=CachedAnswers(cache, keys),
         prompts=prompt_file.prompts,
         clock=time.monotonic,
@@ -173,11 +218,9 @@ def _pipeline(
 
 
 def _dependencies(
-    settings: Settings, engine: Engine, opened: OpenIndex | None, cache: Cache
+    settings: Settings, replicas: Replicas, opened: OpenIndex | None, cache: Cache
 ) -> Mapping[str, Dependency]:
-    state = engine.state
-    served = f"{state.model.id} at {settings.vllm.url}" if state.model else str(settings.vllm.url)
-    found = {"engine": Dependency(state.is_ready, state.reason or f"serving {served}")}
+    found = {"engine": Dependency(bool(replicas.ready()), replicas.summary())}
     if opened:
         manifest = opened.manifest
         detail = f"{manifest.num_passages} passages, version {manifest.version}, on {opened.index.device}"

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -15,8 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from service.errors import RankRAGError
+from service.errors import CheckpointError, RankRAGError
 from service.settings import Settings, describe_settings, unknown_variables
+
+if TYPE_CHECKING:
+    from service.adapters.tokenizer import PromptTokenizer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="RankRAG: retrieve, score, keep, answer.")
 index_app = typer.Typer(no_args_is_help=True, help="Build and look at indexes.")
@@ -125,8 +128,14 @@ def index_build(
     metric: Annotated[str, typer.Option(help="ip (inner product) or l2.")] = "ip",
     max_words: Annotated[int, typer.Option(min=1, help="Words in a passage.")] = 100,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad rows, count and list them.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Tokenise passages for this checkpoint; RANKRAG_CHECKPOINT by default.")
+    ] = None,
+    tokens: Annotated[
+        bool, typer.Option(help="Keep the passages' token ids, so that no question waits for them.")
+    ] = True,
 ) -> None:
-    """Chunk, encode and index a corpus."""
+    """Chunk, encode, tokenise and index a corpus."""
     from service.adapters.encoder import EncoderConfig
     from service.adapters.index_directory import build_index, read_corpus
 
@@ -136,9 +145,12 @@ def index_build(
         config = EncoderConfig(
             **fields, normalize=normalize, query_prompt=query_prompt, passage_prompt=passage_prompt, metric=metric
         )
+        tokenizer = _index_tokenizer(checkpoint) if tokens else None
         read = read_corpus(corpus, max_words=max_words, skip_bad=skip_bad)
         _report_skipped(read.skipped)
-        manifest = build_index(read, out_directory, config, max_words=max_words, progress=_progress)
+        manifest = build_index(
+            read, out_directory, config, max_words=max_words, tokenizer=tokenizer, progress=_progress
+        )
     except ValidationError as exc:
         fail("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in exc.errors()))
     except RankRAGError as exc:
@@ -147,10 +159,36 @@ def index_build(
         fail(str(exc))
     out.print(
         f"[green]{escape(str(out_directory))}[/]: {manifest.num_passages} passages of "
-        f"{manifest.num_documents} documents, {manifest.dim}-d, version {manifest.version}",
+        f"{manifest.num_documents} documents, {manifest.dim}-d, version {manifest.version}, "
+        + (f"{manifest.tokens.num_tokens} tokens" if manifest.tokens else "no tokens"),
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _index_tokenizer(checkpoint: str | None) -> "PromptTokenizer | None":
+    """The tokenizer of the checkpoint named or, if it is there, of the configured one."""
+    from service.adapters.prompt_files import read_prompts
+    from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, open_tokenizer
+
+    settings = load_settings()
+    revision = settings.checkpoint_revision if checkpoint is None else None
+    try:
+        directory = checkpoint_directory(checkpoint or settings.checkpoint, revision)
+        tokenizer = PromptTokenizer(open_tokenizer(directory), read_prompts(settings.prompts).prompts)
+    except CheckpointError as exc:
+        if checkpoint is not None:
+            raise
+        _warn_no_tokens(exc.message)
+        return None
+    if not tokenizer.is_segmentable:
+        _warn_no_tokens("this checkpoint's tokenizer needs whole prompts")
+    return tokenizer
+
+
+def _warn_no_tokens(reason: str) -> None:
+    message = f"no token ids are kept with the index: {reason}"
+    err.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def _progress(batches: Any) -> Iterator[Sequence[Any]]:

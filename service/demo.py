@@ -18,7 +18,16 @@ from rich.markup import escape
 
 from service.display import show_answer
 from service.errors import ConfigError, EngineError
-from service.local_stack import HOST, choose_port, free_port, running, service_process, tail, vllm_process
+from service.local_stack import (
+    HOST,
+    SERVICE_ENVIRONMENT,
+    choose_port,
+    free_port,
+    running,
+    service_process,
+    tail,
+    vllm_process,
+)
 from service.settings import Settings
 
 QUESTIONS = Path("demo/questions.jsonl")
@@ -54,6 +63,7 @@ def _stack(
 ) -> Iterator[dict[str, HTTPExecutor]]:
     vllm_port, vllm_log, service_log = free_port(), LOGS / "vllm.log", LOGS / "service.log"
     environment = {
+        **SERVICE_ENVIRONMENT,
         "RANKRAG_VLLM__URL": f"http://{HOST}:{vllm_port}",
         "RANKRAG_INDEX__PATH": str(index),
         "RANKRAG_CHECKPOINT": settings.checkpoint,

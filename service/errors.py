@@ -11,6 +11,7 @@ RankRAGError                 500 internal_error
 ├── EngineError              503 engine_unavailable    vLLM is down, not verified yet, or gave no usable answer
 │   ├── EngineOverloadedError 503 engine_overloaded    vLLM refuses more work for now
 │   └── EngineRefusedError   502 engine_refused        vLLM refuses this very request
+├── OverloadedError          429 overloaded            more work waits than can be done in time
 ├── IndexUnavailableError    503 index_unavailable     no index is loaded
 ├── RetrievalError           500 retrieval_failed      the encoder or the index failed
 └── DeadlineError            504 deadline_exceeded     not done in the time the request has
@@ -26,10 +27,14 @@ class RankRAGError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
-    def __init__(self, message: str, *, field: str | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, field: str | None = None, limit: int | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
         self.message = message
         self.field = field
         self.limit = limit
@@ -70,7 +75,7 @@ class MethodNotAllowedError(RankRAGError):
 class EngineError(RankRAGError):
     status = 503
     code = "engine_unavailable"
-    retry_after_s: ClassVar[int | None] = 2
+    retry_after_s: int | None = 2
 
 
 class EngineOverloadedError(EngineError):
@@ -82,6 +87,14 @@ class EngineRefusedError(EngineError):
     status = 502
     code = "engine_refused"
     retry_after_s = None
+
+
+class OverloadedError(RankRAGError):
+    """`retry_after_s` is when, at the present rate, there will be room."""
+
+    status = 429
+    code = "overloaded"
+    retry_after_s = 1
 
 
 class IndexUnavailableError(RankRAGError):

@@ -3,17 +3,26 @@
 Labels are closed sets (stages, kinds of cache entry, error codes, routes), never request content.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.types import Answer, Score, Timings, Usage
+from service.types import Answer, Degradation, Score, Timings, Usage
 
 # Seconds: from a cache hit to a request at its deadline.
 _LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_STAGES: Final = tuple(field.name for field in fields(Timings))
+
+
+def stages(timings: Timings) -> Iterator[tuple[str, float]]:
+    """The name and seconds of each stage that ran."""
+    for name in _STAGES:
+        seconds = getattr(timings, name)
+        if seconds is not None:
+            yield name.removesuffix("_s"), seconds
 
 
 class Metrics:
@@ -49,27 +58,57 @@ class Metrics:
         self.cache = Counter(
             "rankrag_cache_lookups", "Cache look-ups by kind and result.", ["kind", "result"], registry=registry
         )
-        self.cache_failures = Counter(
-            "rankrag_cache_failures", "Times that Redis failed or was too slow.", registry=registry
+        self.cache_failures = Counter("rankrag_cache_failures", "Times that Redis failed.", registry=registry)
+        self.cache_slow = Counter(
+            "rankrag_cache_slow", "Reads of Redis that were passed over, since they took too long.", registry=registry
+        )
+        self.cache_dropped = Counter(
+            "rankrag_cache_dropped", "Entries that were not written to Redis: too many waited.", registry=registry
         )
         self.answers = Counter("rankrag_answers", "Answers by outcome.", ["outcome"], registry=registry)
-        self.degraded = Counter("rankrag_degraded", "Answers by declared degradation.", ["kind"], registry=registry)
-        self.engine_up = Gauge("rankrag_engine_up", "1 while the last canary score came in time.", registry=registry)
+        self.degraded = Counter("rankrag_degraded", "Responses by declared degradation.", ["kind"], registry=registry)
+        self.engine_up = Gauge("rankrag_engine_up", "1 while at least one replica may get work.", registry=registry)
+        self.replicas = Gauge(
+            "rankrag_replicas", "vLLM servers, known and ready (their last canary score came in time).", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self.scoring = {
+            name: Gauge(f"rankrag_{name}", text, registry=registry)
+            for name, text in (
+                ("queued_pairs", "Pairs that wait for a replica with room."),
+                ("queued_tokens", "Prompt tokens of the pairs that wait."),
+                ("outstanding_tokens", "Prompt tokens of the pairs that replicas are computing."),
+                ("scoring_requests", "Requests that wait for scores."),
+                ("scoring_calls", "Scoring calls under way."),
+            )
+        }
+
+    def observe_replicas(self, num_ready: int, num_known: int) -> None:
+        self.replicas.labels("ready").set(num_ready)
+        self.replicas.labels("known").set(num_known)
+        self.engine_up.set(min(num_ready, 1))
+
+    def watch_scoring(self, **values: Callable[[], float]) -> None:
+        """Read the gauges of `scoring`, by name, from these functions whenever metrics are asked for."""
+        for name, value in values.items():
+            self.scoring[name].set_function(value)
 
     def observe_answer(self, answer: Answer) -> None:
         self.answers.labels("abstained" if answer.abstained else "answered").inc()
-        for kind in answer.degraded:
-            self.degraded.labels(kind).inc()
+        self.observe_degraded(answer.degraded)
         self.observe_timings(answer.timings)
         self.observe_usage(answer.usage)
         for passage in answer.passages:
             if passage.score is not None and not answer.is_cached:
                 self.label_mass.observe(passage.score.label_mass)
 
+    def observe_degraded(self, degraded: Sequence[Degradation]) -> None:
+        for kind in degraded:
+            self.degraded.labels(kind).inc()
+
     def observe_timings(self, timings: Timings) -> None:
-        for name, seconds in asdict(timings).items():
-            if seconds is not None:
-                self.stage_seconds.labels(name.removesuffix("_s")).observe(seconds)
+        for name, seconds in stages(timings):
+            self.stage_seconds.labels(name).observe(seconds)
 
     def observe_usage(self, usage: Usage) -> None:
         self.tokens.labels("prompt").inc(usage.prompt_tokens)
@@ -77,8 +116,13 @@ class Metrics:
         self.pairs.labels("engine").inc(usage.pairs_scored)
         self.pairs.labels("cache").inc(usage.pairs_cached)
 
-    def observe_scores(self, scores: Sequence[Score], usage: Usage, timings: Timings) -> None:
+    def observe_scores(
+        self, scores: Sequence[Score | None], degraded: Sequence[Degradation], usage: Usage, timings: Timings
+    ) -> None:
+        """One /rerank; pairs that have no score are no evidence of the label mass."""
+        self.observe_degraded(degraded)
         self.observe_timings(timings)
         self.observe_usage(usage)
         for score in scores:
-            self.label_mass.observe(score.label_mass)
+            if score is not None:
+                self.label_mass.observe(score.label_mass)

@@ -8,8 +8,8 @@ from typing import TypeAlias
 from service.core.citations import cite
 from service.core.prompts import PromptSet
 from service.core.ranking import keep_best, keep_first
-from service.errors import DeadlineError, EngineError
-from service.ports import AnswerCache, Encoder, Generator, Piece, Scorer, VectorIndex
+from service.errors import DeadlineError, EngineError, OverloadedError
+from service.ports import AnswerCache, Encoder, Generator, Piece, Scorer, Scores, VectorIndex
 from service.types import Answer, Degradation, Query, RetrievedPassage, ScoredPassage, Timings, Usage
 
 # Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
@@ -82,23 +82,34 @@ class Pipeline:
     clock: Callable[[], float]
 
     async def answer(self, query: Query) -> Answer:
-        """The last event of `stream`.
+        """The last event of `begin`.
 
         Raises:
+            OverloadedError: nothing was begun.
             RequestError, RetrievalError, EngineError, DeadlineError: there is no answer.
         """
-        async with aclosing(self.stream(query)) as events:
+        async with aclosing(await self.begin(query)) as events:
             async for event in events:
                 if isinstance(event, Answer):
                     return event
         raise EngineError("the engine gave no answer")
 
-    async def stream(self, query: Query) -> AsyncGenerator[Event, None]:
-        """Everything that happens to one question as it happens; an Answer comes last."""
+    async def begin(self, query: Query) -> AsyncGenerator[Event, None]:
+        """Everything that happens to one question, to be awaited as it happens; an Answer comes last.
+
+        Whether there is room for the question shows before the first event: then nothing was done for it yet.
+        A known answer needs no room.
+
+        Raises:
+            OverloadedError, EngineError: the scorer did not admit it.
+        """
         watch = Stopwatch(self.clock)
         if query.use_cache and (known := await self.answers.get(query)) is not None:
-            yield replace(known, is_cached=True, usage=Usage(), timings=watch.timings())
-            return
+            return _only(replace(known, is_cached=True, usage=Usage(), timings=watch.timings()))
+        self.scorer.admit(query.top_n, deadline_s=self._score_deadline_s(query), priority=query.priority)
+        return self._stream(query, watch)
+
+    async def _stream(self, query: Query, watch: Stopwatch) -> AsyncGenerator[Event, None]:
         retrieved = await self._retrieve(query, watch)
         yield Retrieved(tuple(retrieved))
         kept, degraded, usage = await self._rerank(query, retrieved, watch)
@@ -123,18 +134,25 @@ class Pipeline:
     async def _rerank(
         self, query: Query, retrieved: list[RetrievedPassage], watch: Stopwatch
     ) -> tuple[list[ScoredPassage], tuple[Degradation, ...], Usage]:
-        """Keep the best; where scoring fails, keep the retriever's first ones and say so."""
+        """Keep the best; where scoring fails or ends early, make do with what there is and say so."""
         passages = [found.passage for found in retrieved]
-        now_s = self.clock()
-        deadline_s = now_s + SCORE_SHARE * (query.deadline_s - now_s)
         try:
             with watch.stage("score"):
                 scored = await self.scorer.score(
-                    query.question, passages, deadline_s=deadline_s, use_cache=query.use_cache
-                )
-        except (EngineError, DeadlineError):
+                    query.question, passages, deadline_s=self._score_deadline_s(query), use_cache=query.use_cache,
+                    priority=query.priority, top_k=query.top_k, allow_partial=True,
+                )  # fmt: skip
+        except (EngineError, DeadlineError, OverloadedError):
             return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
-        return keep_best(retrieved, scored.scores, query.top_k, query.min_relevance), (), scored.usage
+        kept = keep_best(
+            retrieved, scored.scores, query.top_k, query.min_relevance, is_partial=scored.is_partial
+        )  # fmt: skip
+        return kept, degradation(scored), scored.usage
+
+    def _score_deadline_s(self, query: Query) -> float:
+        """When scoring must be done if it began now."""
+        now_s = self.clock()
+        return now_s + SCORE_SHARE * (query.deadline_s - now_s)
 
     async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncGenerator[Piece, None]:
         passages = [scored.passage for scored in _context(kept)]
@@ -163,6 +181,15 @@ class Pipeline:
             usage=sum((piece.usage for piece in pieces if piece.usage), usage),
             timings=watch.timings(),
         )
+
+
+def degradation(scored: Scores) -> tuple[Degradation, ...]:
+    """What to declare of a ranking by these scores."""
+    return ("rerank_partial",) if scored.is_partial else ()
+
+
+async def _only(answer: Answer) -> AsyncGenerator[Event, None]:
+    yield answer
 
 
 def _context(kept: list[ScoredPassage]) -> list[ScoredPassage]:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.types import Answer, Filters, Passage, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filters, Passage, Query, Priority, RetrievedPassage, Score, Usage
 
 Vector = NDArray[np.float32]
 
@@ -36,18 +36,38 @@ class VectorIndex(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One score per passage, in the order of the passages, and the tokens they cost."""
+    """One score per passage, in the order of the passages, and the tokens they cost.
 
-    scores: tuple[Score, ...]
+    A score is None where the pair was not scored: because the best were settled before it (early exit), or,
+    with `is_partial`, because the time was over.
+    """
+
+    scores: tuple[Score | None, ...]
     usage: Usage
+    is_partial: bool = False
 
 
 class Scorer(Protocol):
-    async def score(self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool) -> Scores:
-        """P(True) for each pair of `question` and a passage. All or nothing.
+    def admit(self, num_pairs: int, *, deadline_s: float, priority: Priority) -> None:
+        """Whether about `num_pairs` pairs could be scored in time, before anything is known of them.
+
+        Raises:
+            EngineError: no engine is up. OverloadedError: too much waits already.
+        """
+        ...
+
+    async def score(
+        self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool,
+        priority: Priority = Priority.INTERACTIVE, top_k: int | None = None, allow_partial: bool = False,
+    ) -> Scores:  # fmt: skip
+        """P(True) for each pair of `question` and a passage; the passages come in the retriever's order.
+
+        With `top_k` only the best so many are wanted, and scoring may stop once they are settled. With
+        `allow_partial` what was scored by the deadline is returned, if it is anything; otherwise all or nothing.
 
         Raises:
             RequestError: the question alone is too long for the checkpoint.
+            OverloadedError: refused before any work was done.
             EngineError, DeadlineError: no score was computed; none is ever guessed.
         """
         ...

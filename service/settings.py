@@ -9,7 +9,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RedisDsn, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    RedisDsn,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -22,15 +33,44 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class VllmSettings(_Section):
-    """The engine: one vLLM server that ranks and answers."""
+def _checked_urls(text: str) -> str:
+    """The same URLs, normalised; a mistake names the one that is wrong."""
+    return ",".join(_checked_url(part.strip()) for part in text.split(","))
 
-    url: HttpUrl = Field(HttpUrl("http://127.0.0.1:8000"), description="Base URL of the vLLM server.")
+
+def _checked_url(text: str) -> str:
+    try:
+        return str(HttpUrl(text))
+    except ValidationError as exc:
+        raise ValueError(f"{text!r} is no URL of a server: {exc.errors()[0]['msg']}") from exc
+
+
+class VllmSettings(_Section):
+    """The engine: vLLM servers that all serve the one checkpoint, which ranks and answers."""
+
+    url: Annotated[str, AfterValidator(_checked_urls)] = Field(
+        "http://127.0.0.1:8000/", description="Base URL of the vLLM server, or of several, separated by commas."
+    )
+    resolve: bool = Field(
+        False,
+        description="Resolve the host name to all of its addresses, as of a headless Service, and follow them as "
+        "they change.",
+    )
+    resolve_interval_s: PositiveSeconds = Field(5.0, description="Between two look-ups of the addresses.")
     api_key: SecretStr | None = Field(None, description="Sent as a bearer token, where vLLM has `--api-key`.")
-    max_connections: PositiveInt = Field(32, description="Open connections to vLLM, and calls in flight.")
+    priority_scheduling: bool = Field(
+        False,
+        description="vLLM runs with `--scheduling-policy priority`: the service's order is passed on, so that a "
+        "large window costs urgent requests no time.",
+    )
+    window_tokens: PositiveInt = Field(
+        16384,
+        description="Prompt tokens outstanding per vLLM; twice its `--max-num-batched-tokens` keeps it busy.",
+    )
+    max_connections: PositiveInt = Field(32, description="Open connections to one vLLM, and calls in flight there.")
     max_prompts_per_call: PositiveInt = Field(32, description="Pairs in one scoring call.")
     max_tokens_per_call: PositiveInt = Field(
-        16384, description="Prompt tokens in one scoring call; a longer single pair goes alone."
+        8192, description="Prompt tokens in one scoring call; a longer single pair goes alone."
     )
     connect_timeout_s: PositiveSeconds = Field(1.0, description="Time to open a connection.")
     keepalive_s: PositiveSeconds = Field(
@@ -40,6 +80,17 @@ class VllmSettings(_Section):
         2.0, description="Between two canary scores, by which the service knows that the engine works."
     )
     health_timeout_s: PositiveSeconds = Field(5.0, description="A canary score slower than this means: down.")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(self.url.split(","))
+
+    @field_validator("resolve")
+    @classmethod
+    def _is_resolvable(cls, resolve: bool, info: ValidationInfo) -> bool:
+        if resolve and "https:" in info.data.get("url", ""):
+            raise ValueError("a certificate names the host, not its addresses: only http URLs can be resolved")
+        return resolve
 
 
 class IndexSettings(_Section):
@@ -60,8 +111,17 @@ class CacheSettings(_Section):
     answer_ttl_s: Annotated[int, Field(ge=0)] = Field(3600, description="Whole answers.")
     score_ttl_s: Annotated[int, Field(ge=0)] = Field(86400, description="Scores of (question, passage) pairs.")
     embedding_ttl_s: Annotated[int, Field(ge=0)] = Field(86400, description="Question embeddings.")
-    max_entries: PositiveInt = Field(200_000, description="Bound of the in-process cache (no Redis).")
-    timeout_s: PositiveSeconds = Field(0.05, description="A Redis call slower than this counts as a miss.")
+    max_entries: PositiveInt = Field(
+        200_000, description="Bound of the in-process cache, which is asked before Redis or instead of it."
+    )
+    patience_s: PositiveSeconds = Field(
+        0.005,
+        description="A request waits this long for Redis, then goes on without; what comes later is kept in the "
+        "process.",
+    )
+    timeout_s: PositiveSeconds = Field(
+        0.25, description="A Redis call slower than this means: down. No request waits for it."
+    )
     retry_after_s: PositiveSeconds = Field(
         5.0, description="After a failure Redis is left alone for this long, so that it costs time once."
     )
@@ -78,6 +138,11 @@ class LimitSettings(_Section):
     max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")
     max_answer_tokens: PositiveInt = Field(512, description="Tokens of one answer.")
     max_filters: PositiveInt = Field(16, description="Metadata fields in `filters`.")
+    max_queued_tokens: PositiveInt = Field(
+        2_000_000, description="Prompt tokens that may wait for scoring; beyond it, or where a request could not be done "
+        "in time, it gets a 429.",
+    )  # fmt: skip
+    max_deadline_ms: PositiveInt = Field(60_000, description="Milliseconds in `deadline_ms` or `X-Deadline-Ms`.")
 
 
 class Settings(BaseSettings):
@@ -100,7 +165,14 @@ class Settings(BaseSettings):
         description="Kept passages that score less stay out of the answer's prompt, unless all do. 0: all are in.",
     )
     max_tokens: PositiveInt = Field(32, description="Tokens of an answer, where the request doesn't say.")
-    request_timeout_s: PositiveSeconds = Field(9.0, description="A request not done by then gets a 504.")
+    early_exit: Literal["off", "on", "aggressive"] = Field(
+        "off",
+        description="Score in waves, and stop when those to keep are settled: `on` trades next to no quality, "
+        "`aggressive` a little.",
+    )
+    request_timeout_s: PositiveSeconds = Field(
+        9.0, description="Time of a request that doesn't say; then it gets a 504."
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on.")

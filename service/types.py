@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal, TypeAlias
 
 MetadataValue: TypeAlias = str | int | float | bool | None
@@ -14,12 +15,14 @@ class Passage:
     """A piece of text that can be retrieved, scored and cited.
 
     `id` is the document's id, with `#n` appended (from 0) where a document made several passages.
+    `context_ids` are the token ids of its part of a ranking prompt, where the index holds them.
     """
 
     id: str
     text: str
     title: str = ""
     metadata: Metadata = field(default_factory=dict)
+    context_ids: Sequence[int] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,15 @@ class Timings:
     total_s: float | None = None
 
 
-Degradation: TypeAlias = Literal["rerank_skipped", "context_truncated"]
+Degradation: TypeAlias = Literal["rerank_skipped", "rerank_partial", "context_truncated"]
+
+
+class Priority(IntEnum):
+    """Who goes first where the engine is busy: lower ones. Within one class requests share fairly."""
+
+    ANSWER = 0
+    INTERACTIVE = 1
+    BULK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,7 @@ class Query:
     filters: Filters = field(default_factory=dict)
     use_cache: bool = True
     min_relevance: float = 0.0
+    priority: Priority = Priority.ANSWER
 
 
 @dataclass(frozen=True, slots=True)

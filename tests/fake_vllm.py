@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,8 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from service.adapters.engine import Engine
 from service.adapters.prompt_files import read_golden
+from service.adapters.replicas import Replicas
 from service.adapters.tokenizer import PromptTokenizer
 from service.adapters.vllm_client import VllmClient
+from service.settings import VllmSettings
 from tests.fakes import rankrag_prompts
 
 SPECIAL_TOKENS = ["<|begin_of_text|>", "<|eot_id|>", "</s>"]
@@ -100,8 +103,11 @@ class FakeVllm:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[VllmClient]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(self._answer), base_url="http://vllm") as http:
+        async with self.http() as http:
             yield VllmClient(http)
+
+    def http(self, url: str = "http://vllm") -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer), base_url=url)
 
     @asynccontextmanager
     async def engine(self, *, is_checked: bool = True, timeout_s: float = 5.0) -> AsyncIterator[Engine]:
@@ -155,3 +161,41 @@ class FakeVllm:
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(self.completion)}
         text = sse(*events, {"choices": [], "usage": usage}, "[DONE]")
         return httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream"})
+
+
+async def no_address(host: str) -> list[str]:
+    raise OSError(f"nobody knows {host}")
+
+
+@asynccontextmanager
+async def fake_replicas(
+    *vllms: FakeVllm, is_checked: bool = True, is_watched: bool = False,
+    clock: Callable[[], float] = time.monotonic, **settings: Any,
+) -> AsyncIterator[Replicas]:  # fmt: skip
+    """Replicas `http://vllm-0`, `http://vllm-1` and so on, which are these; `is_watched` runs their watch too."""
+    urls = [f"http://vllm-{number}" for number in range(len(vllms))]
+    by_url = dict(zip(urls, vllms, strict=True))
+    replicas = Replicas(
+        VllmSettings.model_validate({"url": ",".join(urls), "health_interval_s": 0.001, **settings}),
+        prompt_tokenizer(), read_golden(), resolve=no_address, clock=clock,
+        open_client=lambda _, url: VllmClient(by_url[url].http(url)),
+    )  # fmt: skip
+    async with aclosing(replicas):
+        if is_checked:
+            await replicas.check()
+            for vllm in vllms:
+                vllm.calls.clear()
+        async with running(replicas.run) if is_watched else nullcontext():
+            yield replicas
+
+
+@asynccontextmanager
+async def running(loop: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator["asyncio.Task[None]"]:
+    """`loop` in the background; what it died of is raised here."""
+    task = asyncio.create_task(loop())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -12,11 +12,12 @@ from fastapi import FastAPI
 from service.adapters.prompt_files import read_prompts
 from service.api.services import Dependency, Services
 from service.core.prompts import PromptSet
+from service.errors import DeadlineError
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.ports import Piece, Scores, Vector
 from service.settings import Settings
-from service.types import Answer, Filters, Passage, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
 
 Relevance = Callable[[str, Passage], float]
 
@@ -86,24 +87,61 @@ def by_overlap(question: str, passage: Passage) -> float:
 
 @dataclass
 class FakeScorer:
-    """Scores with `relevance`, at one prompt token a pair."""
+    """Scores with `relevance`, at one prompt token a pair.
+
+    Where `top_k` are wanted it stops after the first `num_settling` pairs, and whenever it is asked it has time
+    for the first `num_in_time` only.
+    """
 
     relevance: Relevance = by_overlap
+    delay_s: float = 0.0
     error: Exception | None = None
+    num_settling: int | None = None
+    num_in_time: int | None = None
+    num_running: int = 0
     meanwhile: Callable[[], None] = nothing_happens
     calls: list[tuple[str, tuple[Passage, ...]]] = field(default_factory=list)
     deadlines_s: list[float] = field(default_factory=list)
     used_cache: list[bool] = field(default_factory=list)
+    priorities: list[Priority] = field(default_factory=list)
+    top_ks: list[int | None] = field(default_factory=list)
+    refusal: Exception | None = None
+    admitted: list[tuple[int, float, Priority]] = field(default_factory=list)
 
-    async def score(self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool) -> Scores:
+    def admit(self, num_pairs: int, *, deadline_s: float, priority: Priority) -> None:
+        self.admitted.append((num_pairs, deadline_s, priority))
+        if self.refusal:
+            raise self.refusal
+
+    async def score(
+        self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool,
+        priority: Priority = Priority.INTERACTIVE, top_k: int | None = None, allow_partial: bool = False,
+    ) -> Scores:  # fmt: skip
         self.calls.append((question, tuple(passages)))
+        self.priorities.append(priority)
+        self.top_ks.append(top_k)
         self.deadlines_s.append(deadline_s)
         self.used_cache.append(use_cache)
         self.meanwhile()
+        await self._delay()
         if self.error:
             raise self.error
-        scores = tuple(Score(self.relevance(question, passage), 0.99) for passage in passages)
-        return Scores(scores, Usage(prompt_tokens=len(scores), pairs_scored=len(scores)))
+        num_wanted = len(passages) if top_k is None else min(self.num_settling or len(passages), len(passages))
+        num_scored = num_wanted if self.num_in_time is None else min(num_wanted, self.num_in_time)
+        is_partial = num_scored < num_wanted
+        if is_partial and not (allow_partial and num_scored):
+            raise DeadlineError("the passages could not be scored in time")
+        scores = [Score(self.relevance(question, passage), 0.99) for passage in passages[:num_scored]]
+        unscored = [None] * (len(passages) - num_scored)
+        return Scores((*scores, *unscored), Usage(prompt_tokens=num_scored, pairs_scored=num_scored), is_partial)
+
+    async def _delay(self) -> None:
+        self.num_running += 1
+        try:
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+        finally:
+            self.num_running -= 1
 
 
 @dataclass
@@ -111,6 +149,7 @@ class FakeGenerator:
     """Generates `texts`, then the usage; raises `error` after `num_before_error` of them."""
 
     texts: Sequence[str] = (" 4,806", " metres")
+    delay_s: float = 0.0
     is_context_cut: bool = False
     error: Exception | None = None
     num_before_error: int = 0
@@ -126,6 +165,7 @@ class FakeGenerator:
         try:
             for piece in self._pieces():
                 yield piece
+                await asyncio.sleep(self.delay_s)
         finally:
             self.num_open -= 1
 
@@ -143,7 +183,7 @@ class FakeGenerator:
 
 @dataclass
 class MemoryAnswers:
-    """Remembers answers by the whole query but its deadline, and counts who asks."""
+    """Remembers answers by the whole query but its deadline and priority, and counts who asks."""
 
     known: dict[str, Answer] = field(default_factory=dict)
     num_gets: int = 0
@@ -159,7 +199,7 @@ class MemoryAnswers:
 
 
 def _key(query: Query) -> str:
-    return repr(replace(query, deadline_s=0.0))
+    return repr(replace(query, deadline_s=0.0, priority=Priority.ANSWER))
 
 
 def rankrag_prompts() -> PromptSet:

@@ -4,10 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
+from service.adapters.tokenizer import PromptTokenizer, open_tokenizer
 from service.cli import CONFIG_EXIT, app
 from service.settings import describe_settings
+from service.types import Passage
+from tests.fakes import rankrag_prompts
+
+DEMO = Path(__file__).parents[1] / "models" / "demo"
 
 ROW = '{"id": "a", "text": "It rises to 4,806 metres."}'
 
@@ -44,6 +50,56 @@ def test_index_is_built_and_reported(runner: CliRunner, corpus: Path, tmp_path: 
     assert "1 passages of 1 documents, 384-d" in result.stdout
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     assert manifest["num_passages"] == 1
+
+
+def built_tokens(tmp_path: Path) -> object:
+    return json.loads((tmp_path / "index" / "manifest.json").read_text())["tokens"]
+
+
+@pytest.mark.parametrize("options", [[], ["--checkpoint", str(DEMO)]], ids=["configured", "named"])
+def test_passages_are_tokenised_for_the_checkpoint(
+    runner: CliRunner, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setenv("RANKRAG_CHECKPOINT", "no such checkpoint!" if options else str(DEMO))
+    result = runner.invoke(app, ["index", "build", str(corpus), "--out", str(tmp_path / "index"), *options])
+    assert (result.exit_code, "warning" in result.stderr) == (0, False)
+    tokenizer = PromptTokenizer(open_tokenizer(DEMO), rankrag_prompts())
+    (ids,) = tokenizer.context_ids([Passage("a", "It rises to 4,806 metres.")])
+    assert ids is not None
+    assert built_tokens(tmp_path) == {"fingerprint": tokenizer.fingerprint, "num_tokens": len(ids)}
+    assert f"{len(ids)} tokens" in result.stdout
+
+
+def test_tokens_can_be_left_out(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    assert build(runner, corpus, tmp_path, "--no-tokens")[0] == 0
+    assert built_tokens(tmp_path) is None
+
+
+def test_configured_checkpoint_that_is_not_there_is_a_warning(
+    runner: CliRunner, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKRAG_CHECKPOINT", "no such checkpoint!")
+    code, message = build(runner, corpus, tmp_path)
+    assert code == 0
+    assert "warning: no token ids are kept with the index: checkpoint 'no such checkpoint!'" in message
+    assert built_tokens(tmp_path) is None
+
+
+def test_named_checkpoint_that_is_not_there_ends_the_build(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    code, message = build(runner, corpus, tmp_path, "--checkpoint", "no such checkpoint!")
+    assert code == CONFIG_EXIT
+    assert "error: checkpoint 'no such checkpoint!' is not a directory" in message
+    assert not (tmp_path / "index").exists()
+
+
+def test_checkpoint_that_needs_whole_prompts_is_a_warning(runner: CliRunner, corpus: Path, tmp_path: Path) -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    code, message = build(runner, corpus, tmp_path, "--checkpoint", str(tmp_path))
+    assert code == 0
+    assert "needs whole prompts" in message
+    assert built_tokens(tmp_path) is None
 
 
 def build(runner: CliRunner, corpus: Path, tmp_path: Path, *options: str) -> tuple[int, str]:

@@ -10,12 +10,13 @@ from service.errors import (
     EngineError,
     EngineOverloadedError,
     EngineRefusedError,
+    OverloadedError,
     RankRAGError,
     RequestError,
     RetrievalError,
 )
 from service.pipeline import SCORE_SHARE, Delta, Event, Reranked, Retrieved
-from service.types import Answer, Citation, Passage, Query, Timings, Usage
+from service.types import Answer, Citation, Passage, Priority, Query, Timings, Usage
 from tests.fakes import EIGER, MONT_BLANC, PASSAGES, RHINE, FakeServices
 
 QUERY = Query("mont blanc rises", top_n=3, top_k=2, max_tokens=8, deadline_s=110.0)
@@ -23,7 +24,7 @@ ABSTENTION = "Sorry. I cannot find the answer based on the context."
 
 
 async def events_of(fakes: FakeServices, query: Query = QUERY) -> list[Event]:
-    return [event async for event in fakes.pipeline().stream(query)]
+    return [event async for event in await fakes.pipeline().begin(query)]
 
 
 async def answer_of(fakes: FakeServices, query: Query = QUERY) -> Answer:
@@ -81,7 +82,7 @@ ENGINE_FAILURES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("error", ENGINE_FAILURES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [*ENGINE_FAILURES, OverloadedError("full")], ids=lambda error: type(error).__name__)
 async def test_failed_scoring_keeps_the_retrievers_order_and_says_so(error: RankRAGError) -> None:
     fakes = FakeServices()
     fakes.scorer.error = error
@@ -92,6 +93,33 @@ async def test_failed_scoring_keeps_the_retrievers_order_and_says_so(error: Rank
     assert [kept.score for kept in answer.passages] == [None, None]
     assert answer.degraded == ("rerank_skipped",)
     assert answer.text == "4,806 metres"
+
+
+async def test_ranking_that_ran_out_of_time_uses_the_scores_there_are_and_says_so() -> None:
+    fakes = FakeServices()
+    fakes.scorer.num_in_time = 2  # rhine has no relevance at all, mont-blanc has all, eiger none known
+    answer = await answer_of(fakes, replace(QUERY, min_relevance=0.9))
+    assert ids(answer) == ["mont-blanc", "eiger"]
+    assert [kept.score is None for kept in answer.passages] == [False, True]
+    assert answer.degraded == ("rerank_partial",)
+    assert answer.usage.pairs_scored == 2
+    assert [passages for _, passages, _, _ in fakes.generator.calls] == [(MONT_BLANC, EIGER)]
+    assert fakes.answers.num_puts == 0
+
+
+async def test_ranking_with_no_score_in_time_keeps_the_retrievers_order() -> None:
+    fakes = FakeServices()
+    fakes.scorer.num_in_time = 0
+    answer = await answer_of(fakes)
+    assert (ids(answer), answer.degraded) == (["rhine", "mont-blanc"], ("rerank_skipped",))
+
+
+async def test_ranking_that_settled_early_is_whole_and_remembered() -> None:
+    fakes = FakeServices()
+    fakes.scorer.num_settling = 2
+    answer = await answer_of(fakes)
+    assert fakes.scorer.top_ks == [QUERY.top_k]
+    assert (ids(answer), answer.degraded, fakes.answers.num_puts) == (["mont-blanc", "rhine"], (), 1)
 
 
 async def test_degraded_answer_is_not_remembered() -> None:
@@ -173,6 +201,33 @@ async def test_known_answer_makes_no_call_and_costs_nothing() -> None:
     assert (len(fakes.encoder.calls), len(fakes.scorer.calls), len(fakes.generator.calls)) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("refusal", [OverloadedError("full"), EngineError("gone")])
+async def test_what_is_not_admitted_is_not_begun(refusal: RankRAGError) -> None:
+    fakes = FakeServices()
+    fakes.scorer.refusal = refusal
+    with pytest.raises(type(refusal)):
+        await fakes.pipeline().begin(QUERY)
+    assert (fakes.encoder.calls, fakes.index.calls, fakes.scorer.calls) == ([], [], [])
+
+
+async def test_known_answer_needs_no_admission() -> None:
+    fakes = FakeServices()
+    first = await answer_of(fakes)
+    fakes.scorer.refusal = OverloadedError("full")
+    assert (await answer_of(fakes)).text == first.text
+    with pytest.raises(OverloadedError):
+        await answer_of(fakes, replace(QUERY, use_cache=False))
+
+
+async def test_admission_is_for_all_pairs_in_the_time_and_turn_that_scoring_has() -> None:
+    fakes = FakeServices()
+    await answer_of(fakes, replace(QUERY, priority=Priority.BULK))
+    (num_pairs, deadline_s, priority), *more = fakes.scorer.admitted
+    assert (num_pairs, priority, more) == (QUERY.top_n, Priority.BULK, [])
+    assert deadline_s == pytest.approx(100 + SCORE_SHARE * 10)
+    assert fakes.scorer.priorities == [Priority.BULK]
+
+
 async def test_without_the_cache_none_is_touched() -> None:
     fakes = FakeServices()
     await answer_of(fakes, replace(QUERY, use_cache=False))
@@ -214,7 +269,7 @@ async def test_each_stage_is_timed_by_itself_and_together() -> None:
 
 async def test_caller_that_goes_away_ends_the_generation() -> None:
     fakes = FakeServices()
-    stream = fakes.pipeline().stream(QUERY)
+    stream = await fakes.pipeline().begin(QUERY)
     while not isinstance(await anext(stream), Delta):
         pass
     await stream.aclose()

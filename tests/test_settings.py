@@ -39,6 +39,27 @@ def test_nested_variables_join_with_two_underscores(monkeypatch: pytest.MonkeyPa
     assert (settings.limits.max_top_n, settings.top_n) == (500, 100)
 
 
+def test_url_may_be_several_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM__URL", "http://gpu-0:9000, https://gpu-1/base")
+    assert Settings().vllm.urls == ("http://gpu-0:9000/", "https://gpu-1/base")
+
+
+@pytest.mark.parametrize("url", ["http://gpu-0,gpu-1:9000", "http://gpu-0,", ",", "", "ftp://gpu-0", "http://"])
+def test_url_that_is_none_is_named_with_its_field(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM__URL", url)
+    with pytest.raises(ValidationError, match="is no URL of a server") as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [("vllm", "url")]
+
+
+def test_host_whose_certificate_would_not_name_its_addresses_is_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_VLLM__URL", "https://vllm:8000")
+    monkeypatch.setenv("RANKRAG_VLLM__RESOLVE", "true")
+    with pytest.raises(ValidationError, match="certificate") as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [("vllm", "resolve")]
+
+
 def test_one_nested_variable_leaves_its_neighbours_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANKRAG_CACHE__SCORE_TTL_S", "0")
     assert Settings().cache.model_dump() == {**Settings.model_fields["cache"].default.model_dump(), "score_ttl_s": 0}

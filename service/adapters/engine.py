@@ -7,6 +7,7 @@ callers then get an EngineError at once instead of waiting for a connection.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -14,7 +15,15 @@ import structlog
 from service.adapters.tokenizer import Labels, PromptTokenizer
 from service.adapters.vllm_client import ServedModel, VllmClient
 from service.core.scoring import score_from_logprobs
-from service.errors import CheckpointError, DeadlineError, EngineError, RankRAGError, RequestError
+from service.errors import (
+    CheckpointError,
+    DeadlineError,
+    EngineError,
+    EngineOverloadedError,
+    EngineRefusedError,
+    RankRAGError,
+    RequestError,
+)
 from service.types import Score
 
 log = structlog.get_logger(__name__)
@@ -42,12 +51,15 @@ class EngineState:
 
 
 class Engine:
-    """Watches one vLLM server; `model` is the gate that every call goes through."""
+    """What is known of one vLLM server; `model` is the gate that every call goes through.
+
+    `priority` is that of its own checks, where vLLM schedules by priority.
+    """
 
     def __init__(
         self, client: VllmClient, tokenizer: PromptTokenizer, golden: Sequence[GoldenPair], *,
         interval_s: float, timeout_s: float, clock: Callable[[], float] = time.monotonic,
-        observe: Callable[[bool], None] = lambda _: None,
+        observe: Callable[[bool], None] = lambda _: None, priority: int | None = None,
     ) -> None:  # fmt: skip
         self.client = client
         self.tokenizer = tokenizer
@@ -57,7 +69,10 @@ class Engine:
         self._timeout_s = timeout_s
         self._observe = observe
         self._clock = clock
-        self._progressed_s = float("-inf")
+        self._priority = priority
+        self._progressed_s = self._changed_s = float("-inf")
+        self._is_due = asyncio.Event()
+        self._is_due.set()  # for the first check of all
         self.state = EngineState()
 
     def model(self) -> ServedModel:
@@ -74,6 +89,26 @@ class Engine:
         """vLLM has just answered a call: whatever a canary is waiting for, the engine is not hung."""
         self._progressed_s = self._clock()
 
+    def take_out(self, reason: str, *, check_now: bool = True) -> None:
+        """A call failed as it does where the engine is at fault: no more work until it is verified again.
+
+        Without `check_now` that is after one interval.
+        """
+        if self.state.is_ready:
+            self._enter(replace(self.state, is_ready=False, reason=reason))
+            if check_now:
+                self._is_due.set()
+
+    def has_just_returned(self) -> bool:
+        """Whether it became ready less than an interval ago."""
+        return self.state.is_ready and self._clock() - self._changed_s < self._interval_s
+
+    async def due(self) -> None:
+        """Wait until the next check is due: an interval from now, or sooner where one is wanted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._interval_s):
+                await self._is_due.wait()
+
     async def check(self) -> None:
         """Verify the checkpoint if it was down, else ask for one canary score.
 
@@ -81,7 +116,8 @@ class Engine:
             CheckpointError: what is served is not what is configured, or can't rank. Being down is no error
                 here, only a state.
         """
-        begun_s = self._clock()
+        begun_s, before = self._clock(), self.state
+        self._is_due.clear()
         try:
             async with asyncio.timeout(self._timeout_s):
                 model = await self._canary() if self.state.is_ready else await self._verify()
@@ -89,35 +125,23 @@ class Engine:
             if self._progressed_s < begun_s:  # under load a canary may wait behind work that is being done
                 reason = f"vLLM gave no canary score within {self._timeout_s:g} s"
                 self._enter(replace(self.state, is_ready=False, reason=reason))
+        except EngineOverloadedError as exc:
+            is_working = before.is_ready and self._progressed_s >= begun_s - self._interval_s
+            if not is_working:  # else other calls have every place, and are answered
+                self._enter(replace(self.state, is_ready=False, reason=exc.message))
         except EngineError as exc:
             self._enter(replace(self.state, is_ready=False, reason=exc.message))
         except CheckpointError as exc:
             self._enter(EngineState(is_ready=False, reason=exc.message))
             raise
         else:
-            self._enter(EngineState(is_ready=True, reason="", model=model))
-
-    async def watch(self) -> None:
-        """Check for ever, from one interval after now on.
-
-        Raises:
-            CheckpointError: the first checkpoint this process ever saw is wrong. A later one that is wrong
-                only makes the engine unready, since the right one may come back.
-        """
-        was_verified = self.state.is_ready
-        while True:
-            await asyncio.sleep(self._interval_s)
-            try:
-                await self.check()
-            except CheckpointError:
-                if not was_verified:
-                    raise
-                log.exception("checkpoint_rejected")
-            was_verified = was_verified or self.state.is_ready
+            if self.state is before:  # else it was taken out meanwhile, for something that came after the score
+                self._enter(EngineState(is_ready=True, reason="", model=model))
 
     def _enter(self, state: EngineState) -> None:
         if state.is_ready != self.state.is_ready:
-            log.info("engine_ready" if state.is_ready else "engine_down", reason=state.reason)
+            log.info("engine_ready" if state.is_ready else "engine_down", url=self.client.url, reason=state.reason)
+            self._changed_s = self._clock()
         self.state = state
         self._observe(state.is_ready)
 
@@ -163,8 +187,18 @@ class Engine:
             raise CheckpointError(
                 f"vLLM serves {model.id!r} with a context of {model.max_model_len} tokens, too short for a golden pair"
             ) from exc
-        found, _ = await self.client.label_logprobs(model.id, prompts, self.labels, timeout_s=self._timeout_s)
+        found, _ = await self.client.label_logprobs(
+            model.id, prompts, self.labels, timeout_s=self._timeout_s, priority=self._priority
+        )
         return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found]
+
+
+def is_engines_fault(error: RankRAGError) -> bool:
+    """Whether a call failed so that its engine should get no other before it has passed a trial.
+
+    One that refuses this request or more work for now is alive, and one that is slow may only have much to do.
+    """
+    return isinstance(error, EngineError) and not isinstance(error, EngineOverloadedError | EngineRefusedError)
 
 
 async def supervise(loop: Callable[[], object], on_death: Callable[[BaseException], None]) -> None:

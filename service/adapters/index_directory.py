@@ -1,4 +1,4 @@
-"""An index as one directory: manifest, vectors, passages. Written whole or not at all."""
+"""An index as one directory: manifest, vectors, passages and their token ids. Written whole or not at all."""
 
 import hashlib
 import json
@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.adapters.encoder import EncoderConfig, SentenceEncoder
 from service.adapters.faiss_index import Device, FaissIndex, write_vectors
 from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, is_unicode, write_passages
+from service.adapters.token_store import TokensInfo, TokenStore, write_tokens
+from service.adapters.tokenizer import PromptTokenizer
 from service.core.chunking import Chunker, passage_id
 from service.errors import ConfigError, CorpusError
 from service.types import Passage
+
+log = structlog.get_logger(__name__)
 
 FORMAT = 1
 MANIFEST, VECTORS, PASSAGES = "manifest.json", "vectors.faiss", "passages.arrow"
@@ -28,7 +33,10 @@ _ROW_FIELDS = frozenset({"id", "title", "text", "metadata"})
 
 
 class Manifest(BaseModel):
-    """What an index is made of. `version` is a digest of the passages, the vectors and the encoder."""
+    """What an index is made of. `version` is a digest of the passages, the vectors and the encoder.
+
+    `tokens` is there where it holds token ids, which save time and change no result.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,6 +50,7 @@ class Manifest(BaseModel):
     max_words: int
     num_documents: int
     num_passages: int
+    tokens: TokensInfo | None = None
 
 
 @dataclass(slots=True)
@@ -139,12 +148,13 @@ def split(document: Passage, chunker: Chunker) -> Iterator[Passage]:
 
 
 def build_index(
-    corpus: Corpus, out: Path, encoder: EncoderConfig, *, max_words: int,
+    corpus: Corpus, out: Path, encoder: EncoderConfig, *, max_words: int, tokenizer: PromptTokenizer | None = None,
     progress: Callable[[Sequence[Passage]], Iterator[Sequence[Passage]]] | None = None, batch_size: int = 64,
 ) -> Manifest:  # fmt: skip
     """Encode and write everything beside `out`, then put it in place of what was there.
 
-    `progress` wraps the batches that are encoded. A build that dies leaves the old index as it was.
+    `progress` wraps the batches that are encoded. A build that dies leaves the old index as it was. Token ids are
+    written with a `tokenizer` that can make them of passages alone.
 
     Raises:
         ConfigError: the encoder can't be had, or `out` holds something that is no index. RetrievalError: the
@@ -170,9 +180,16 @@ def build_index(
             max_words=max_words,
             num_documents=corpus.num_documents,
             num_passages=len(corpus.passages),
+            tokens=_write_tokens(directory, corpus.passages, tokenizer),
         )
         (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _write_tokens(directory: Path, passages: Sequence[Passage], tokenizer: PromptTokenizer | None) -> TokensInfo | None:
+    if tokenizer is None or not tokenizer.is_segmentable:
+        return None
+    return write_tokens(directory, passages, tokenizer)
 
 
 def _encode(
@@ -246,8 +263,12 @@ class OpenIndex:
     encoder: SentenceEncoder
 
 
-def open_index(directory: Path, *, device: Device, encoder_device: str | None) -> OpenIndex:
+def open_index(
+    directory: Path, *, device: Device, encoder_device: str | None, fingerprint: str | None = None
+) -> OpenIndex:
     """Open an index and load its query encoder.
+
+    Its token ids are used if they were made by the tokenizer with this `fingerprint`.
 
     Raises:
         ConfigError: it is not an index, its files don't fit together, or the encoder is not the one that it
@@ -262,6 +283,19 @@ def open_index(directory: Path, *, device: Device, encoder_device: str | None) -
         )
     if encoder.dim != manifest.dim:  # also the encoder's slow first run, before the first question
         raise ConfigError(f"{directory} has {manifest.dim}-d vectors, its encoder makes {encoder.dim}-d ones")
-    passages = PassageStore(directory / PASSAGES)
+    passages = PassageStore(directory / PASSAGES, _open_tokens(directory, manifest, fingerprint))
     index = FaissIndex(directory / VECTORS, passages, version=manifest.version, device=device)
     return OpenIndex(manifest, index, encoder)
+
+
+def _open_tokens(directory: Path, manifest: Manifest, fingerprint: str | None) -> TokenStore | None:
+    if manifest.tokens is None or fingerprint is None:
+        return None
+    if manifest.tokens.fingerprint != fingerprint:
+        log.warning(
+            "index_tokens_ignored",
+            index=str(directory),
+            reason="made with another tokenizer or prompts: passages are tokenised as they are asked for",
+        )
+        return None
+    return TokenStore(directory, manifest.tokens)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from service.adapters.token_store import TokenStore
 from service.errors import ConfigError, CorpusError, RequestError
 from service.types import Filters, Metadata, MetadataValue, Passage
 
@@ -80,13 +81,19 @@ def _column_value(value: MetadataValue) -> MetadataValue:
 
 
 class PassageStore:
-    """Reads what `write_passages` wrote. Opening costs milliseconds; a row costs microseconds."""
+    """Reads what `write_passages` wrote. Opening costs milliseconds; a row costs microseconds.
 
-    def __init__(self, path: Path) -> None:
+    With `tokens` of the same passages, each comes with its ids.
+    """
+
+    def __init__(self, path: Path, tokens: TokenStore | None = None) -> None:
         try:
             self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except (OSError, pa.ArrowInvalid) as exc:
             raise ConfigError(f"{path} is not a file of passages: {exc}") from exc
+        if tokens is not None and len(tokens) != len(self):
+            raise ConfigError(f"{path} has {len(self)} passages but there are token ids of {len(tokens)}")
+        self._tokens = tokens
         self._matching = lru_cache(maxsize=64)(self._find_matching)
 
     def __len__(self) -> int:
@@ -95,7 +102,10 @@ class PassageStore:
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """The passages at `rows`, in that order."""
         columns = self._table.select(["id", "title", "text", "metadata"])
-        return [_passage(columns.slice(row, 1)) for row in rows]
+        return [_passage(columns.slice(row, 1), self._context_ids(row)) for row in rows]
+
+    def _context_ids(self, row: int) -> Sequence[int] | None:
+        return None if self._tokens is None else self._tokens.ids(row)
 
     def matching(self, filters: Filters) -> NDArray[np.int64]:
         """Rows whose metadata passes every filter, ascending: equal to the value, or one of the list.
@@ -137,9 +147,9 @@ class PassageStore:
         return pc.is_in(column, value_set=wanted)
 
 
-def _passage(row: Any) -> Passage:
+def _passage(row: Any, context_ids: Sequence[int] | None) -> Passage:
     values = {name: row[name][0].as_py() for name in row.column_names}
-    return Passage(values["id"], values["text"], values["title"], json.loads(values["metadata"]))
+    return Passage(values["id"], values["text"], values["title"], json.loads(values["metadata"]), context_ids)
 
 
 def _as_tuple(value: MetadataValue | Sequence[MetadataValue]) -> tuple[MetadataValue, ...]:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -14,6 +14,9 @@ from redis.exceptions import RedisError
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
+
+# Redis does one thing at a time: more connections would not make it quicker.
+MAX_CONNECTIONS = 8
 
 
 class RedisCache:
@@ -37,21 +40,31 @@ class RedisCache:
         return await self._try(lambda: self._read(kind, keys), nothing)
 
     async def set_many(self, kind: str, values: Mapping[str, bytes]) -> None:
-        if values and self._ttls_s[kind] > 0:
-            await self._try(lambda: self._write(kind, values), None)
+        await self.set_all({kind: values})
+
+    async def set_all(self, values: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Entries of several kinds, in one pipeline."""
+        kept = {kind: entries for kind, entries in values.items() if entries and self._ttls_s[kind] > 0}
+        if kept:
+            await self._try(lambda: self._write(kept), None)
+
+    def rest(self) -> None:
+        """Leave Redis alone for `retry_after_s` from now on."""
+        self._closed_until_s = self._clock() + self._retry_after_s
 
     def is_up(self) -> bool:
-        """Whether the last call worked, or it is time to try again."""
+        """Whether the last call worked and Redis has no rest, or it is time to try again."""
         return self._clock() >= self._closed_until_s
 
     async def _read(self, kind: str, keys: Sequence[str]) -> list[bytes | None]:
         values = await self._redis.mget([_name(kind, key) for key in keys])
         return [value if isinstance(value, bytes) else None for value in values]
 
-    async def _write(self, kind: str, values: Mapping[str, bytes]) -> None:
+    async def _write(self, values: Mapping[str, Mapping[str, bytes]]) -> None:
         async with self._redis.pipeline(transaction=False) as pipeline:
-            for key, value in values.items():
-                pipeline.set(_name(kind, key), value, ex=self._ttls_s[kind])
+            for kind, entries in values.items():
+                for key, value in entries.items():
+                    pipeline.set(_name(kind, key), value, ex=self._ttls_s[kind])
             await pipeline.execute()
 
     async def _try(self, call: Callable[[], Awaitable[Result]], otherwise: Result) -> Result:
@@ -60,7 +73,7 @@ class RedisCache:
         try:
             return await call()
         except (RedisError, OSError, TimeoutError) as exc:
-            self._closed_until_s = self._clock() + self._retry_after_s
+            self.rest()
             self._count_failure()
             log.warning("redis_unavailable", error=str(exc), retry_after_s=self._retry_after_s)
             return otherwise
@@ -68,10 +81,15 @@ class RedisCache:
 
 @asynccontextmanager
 async def open_redis(url: str, *, timeout_s: float) -> AsyncIterator["Redis"]:
-    """A client that never waits longer than `timeout_s` and never retries by itself. It need not be up."""
-    redis: Redis = Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-    )
+    """A client that never waits longer than `timeout_s` and never retries by itself. It need not be up.
+
+    Calls beyond `MAX_CONNECTIONS` wait for a connection, also no longer than `timeout_s`.
+    """
+    pool = BlockingConnectionPool.from_url(
+        url, max_connections=MAX_CONNECTIONS, timeout=timeout_s, socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0),
+    )  # fmt: skip
+    redis = Redis.from_pool(pool)
     try:
         yield redis
     finally:

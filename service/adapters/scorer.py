@@ -1,90 +1,150 @@
-"""Scores of (question, passage) pairs from vLLM, a request's pairs as few list calls, cached."""
+"""The Scorer port: what is known comes from the cache, the rest is admitted, tokenised and computed in waves."""
 
 import asyncio
 import struct
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
-from service.adapters.engine import Engine
-from service.adapters.vllm_client import ServedModel
+from service.adapters.dispatcher import Dispatcher
+from service.adapters.replicas import Replicas
+from service.adapters.tokenizer import PromptTokenizer
+from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys
-from service.core.schedule import plan_calls
-from service.core.scoring import score_from_logprobs
+from service.core.early_exit import ExitRule
+from service.core.schedule import Pair, Scheduler
 from service.errors import DeadlineError
 from service.ports import Cache, Scores
-from service.settings import VllmSettings
-from service.types import Passage, Score, Usage
+from service.types import Passage, Priority, Score, Usage
 
 _PACKED = struct.Struct("<dd")  # relevance, label mass
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Admits whole requests or refuses them, by the work that is ahead of them."""
+
+    scheduler: Scheduler
+    drain: DrainRate
+    admission: Admission
+    estimate: TokenEstimate
+    clock: Callable[[], float]
+
+    def check_pairs(self, num_pairs: int, *, deadline_s: float, priority: Priority) -> None:
+        """Raises OverloadedError where so many pairs of the usual length could not be scored by `deadline_s`."""
+        self._check(num_pairs * self.estimate.tokens_per_pair, deadline_s, priority)
+
+    def check_texts(self, passages: Sequence[Passage], *, deadline_s: float, priority: Priority) -> None:
+        """The same for known texts, which are not tokenised yet."""
+        self._check(self.estimate.tokens(_num_chars(passages)), deadline_s, priority)
+
+    def learn(self, passages: Iterable[Passage], pairs: Sequence[Pair]) -> None:
+        """What texts have come to as prompts."""
+        self.estimate.observe(_num_chars(passages), sum(pair.num_tokens for pair in pairs), len(pairs))
+
+    def _check(self, num_tokens: int, deadline_s: float, priority: Priority) -> None:
+        self.admission.check(
+            num_tokens=num_tokens,
+            tokens_ahead=self.scheduler.tokens_ahead(priority),
+            tokens_per_s=self.drain.tokens_per_s,
+            time_left_s=deadline_s - self.clock(),
+        )
+
+
+def _num_chars(passages: Iterable[Passage]) -> int:
+    return sum(len(passage.title) + len(passage.text) for passage in passages)
+
+
+@dataclass(slots=True)
+class _Ranking:
+    """One request while it is being scored; passages, keys and scores in the retriever's order."""
+
+    question: str
+    passages: Sequence[Passage]
+    keys: Sequence[str]
+    scores: list[Score | None]
+    usage: Usage = field(default_factory=Usage)
+    is_partial: bool = False
+
+    def fill(self, found: Mapping[str, Score]) -> None:
+        self.scores = [found.get(key, score) for key, score in zip(self.keys, self.scores, strict=True)]
+
+    def unscored(self) -> list[Passage]:
+        return [passage for passage, score in zip(self.passages, self.scores, strict=True) if score is None]
+
+
 class VllmScorer:
-    """The Scorer port over one engine. At most `max_connections` calls are under way at once."""
+    """Scores pairs on the replicas, those of all requests together; every pair at most once at a time."""
 
     def __init__(
-        self, engine: Engine, cache: Cache, keys: CacheKeys, settings: VllmSettings, *,
-        clock: Callable[[], float] = time.monotonic, observe_batch: Callable[[int], None] = lambda _: None,
+        self, dispatcher: Dispatcher, replicas: Replicas, tokenizer: PromptTokenizer, cache: Cache, keys: CacheKeys,
+        gate: Gate, exit_rule: ExitRule,
     ) -> None:  # fmt: skip
-        self._engine = engine
+        self._dispatcher = dispatcher
+        self._replicas = replicas
+        self._tokenizer = tokenizer
         self._cache = cache
         self._keys = keys
-        self._settings = settings
-        self._clock = clock
-        self._observe_batch = observe_batch
-        self._slots = asyncio.Semaphore(settings.max_connections)
+        self._gate = gate
+        self._exit_rule = exit_rule
 
-    async def score(self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool) -> Scores:
-        keys = [self._keys.score(question, passage) for passage in passages]
-        known = await self._cached(keys) if use_cache else {}
-        missing = {key: passage for key, passage in zip(keys, passages, strict=True) if key not in known}
-        usage = Usage(pairs_cached=sum(key in known for key in keys))
-        if missing:
-            computed, num_tokens = await self._compute(question, list(missing.values()), deadline_s)
-            fresh = dict(zip(missing, computed, strict=True))
-            if use_cache:
-                await self._cache.set_many("score", {key: pack(score) for key, score in fresh.items()})
-            known |= fresh
-            usage += Usage(prompt_tokens=num_tokens, completion_tokens=len(fresh), pairs_scored=len(fresh))
-        return Scores(tuple(known[key] for key in keys), usage)
+    def admit(self, num_pairs: int, *, deadline_s: float, priority: Priority) -> None:
+        self._replicas.require()
+        self._gate.check_pairs(num_pairs, deadline_s=deadline_s, priority=priority)
+
+    async def score(
+        self, question: str, passages: Sequence[Passage], *, deadline_s: float, use_cache: bool,
+        priority: Priority = Priority.INTERACTIVE, top_k: int | None = None, allow_partial: bool = False,
+    ) -> Scores:  # fmt: skip
+        keys = self._keys.scores(question, passages)
+        ranking = _Ranking(question, passages, keys, [None] * len(keys))
+        if use_cache:
+            ranking.fill(await self._cached(keys))
+        unscored = ranking.unscored()
+        ranking.usage = Usage(pairs_cached=len(keys) - len(unscored))
+        if unscored:
+            self._replicas.require()
+            self._gate.check_texts(unscored, deadline_s=deadline_s, priority=priority)
+        wanted = len(keys) if top_k is None else top_k
+        while not ranking.is_partial and (wave := self._exit_rule.next_wave(ranking.scores, top_k=wanted)):
+            await self._compute(ranking, wave, deadline_s=deadline_s, priority=priority, use_cache=use_cache)
+        return _settled(ranking, allow_partial=allow_partial)
 
     async def _cached(self, keys: Sequence[str]) -> dict[str, Score]:
         unique = list(dict.fromkeys(keys))
         values = await self._cache.get_many("score", unique)
         return {key: unpack(value) for key, value in zip(unique, values, strict=True) if is_packed(value)}
 
-    async def _compute(self, question: str, passages: Sequence[Passage], deadline_s: float) -> tuple[list[Score], int]:
-        model = self._engine.model()
-        prompts = await asyncio.to_thread(self._prompts, question, passages, model)
-        cuts = plan_calls(
-            [len(prompt) for prompt in prompts],
-            max_prompts=self._settings.max_prompts_per_call,
-            max_tokens=self._settings.max_tokens_per_call,
-        )
-        try:
-            async with asyncio.timeout(deadline_s - self._clock()), asyncio.TaskGroup() as group:
-                calls = [group.create_task(self._call(model, prompts[cut], deadline_s)) for cut in cuts]
-        except TimeoutError as exc:
-            raise DeadlineError("the passages could not be scored in the time this request has") from exc
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the others are this one's cancelled or equal sisters
-        scores = [score for call in calls for score in call.result()[0]]
-        return scores, sum(call.result()[1] for call in calls)
+    async def _compute(
+        self, ranking: _Ranking, wave: Sequence[int], *, deadline_s: float, priority: Priority, use_cache: bool
+    ) -> None:
+        unique = {ranking.keys[index]: ranking.passages[index] for index in wave}
+        pairs = await asyncio.to_thread(self._pairs, ranking.question, unique)
+        self._gate.learn(unique.values(), pairs)
+        computed = await self._dispatcher.compute(pairs, priority=priority, deadline_s=deadline_s)
+        if use_cache and computed.scores:
+            await self._cache.set_many("score", {key: pack(score) for key, score in computed.scores.items()})
+        ranking.fill(computed.scores)
+        ranking.is_partial = computed.is_partial
+        num_scored = len(computed.scores)
+        num_tokens = sum(pair.num_tokens for pair in pairs if pair.key in computed.scores)
+        ranking.usage += Usage(prompt_tokens=num_tokens, completion_tokens=num_scored, pairs_scored=num_scored)
 
-    def _prompts(self, question: str, passages: Sequence[Passage], model: ServedModel) -> list[tuple[int, ...]]:
-        tokenizer, limit = self._engine.tokenizer, model.max_model_len - 1
-        return [tokenizer.score_prompt(question, p.title, p.text, max_tokens=limit).ids for p in passages]
+    def _pairs(self, question: str, passages: Mapping[str, Passage]) -> list[Pair]:
+        """The prompts of `passages` (by their keys). Takes milliseconds: for a thread of its own."""
+        limit = self._replicas.max_model_len() - 1
+        prompts = self._tokenizer.score_prompts(question, list(passages.values()), max_tokens=limit)
+        return [
+            Pair(key, self._keys.passage(passage), len(prompt.ids), prompt.ids)
+            for (key, passage), prompt in zip(passages.items(), prompts, strict=True)
+        ]
 
-    async def _call(
-        self, model: ServedModel, prompts: Sequence[Sequence[int]], deadline_s: float
-    ) -> tuple[list[Score], int]:
-        async with self._slots:
-            self._observe_batch(len(prompts))
-            found, num_tokens = await self._engine.client.label_logprobs(
-                model.id, prompts, self._engine.labels, timeout_s=max(deadline_s - self._clock(), 0.001)
-            )
-        self._engine.note_progress()
-        return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found], num_tokens
+
+def _settled(ranking: _Ranking, *, allow_partial: bool) -> Scores:
+    has_scores = any(score is not None for score in ranking.scores)
+    if ranking.is_partial and not (allow_partial and has_scores):
+        raise DeadlineError("the passages could not be scored in the time this request has")
+    return Scores(tuple(ranking.scores), ranking.usage, ranking.is_partial)
 
 
 def pack(score: Score) -> bytes:

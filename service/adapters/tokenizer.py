@@ -1,18 +1,28 @@
 """Prompts as token ids, by the checkpoint's own tokenizer."""
 
 import hashlib
+import json
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from threading import Lock
+from typing import Final
 
+from cachetools import LRUCache
 from huggingface_hub import snapshot_download
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
-from service.core.cache_keys import digest
+from service.adapters.token_segments import Ids, SegmentEncoder, open_segments
+from service.core.cache_keys import DIGEST_BYTES, digest, framed
 from service.core.prompts import Prompt, PromptSet, fair_shares
 from service.errors import CheckpointError, RequestError
+from service.types import Passage
 
 _COMMIT_CHARS = 40
+_IN_NO_TEXT: Final = "\n \n"  # prompts collapse white space
+_ENTRY_TOKENS: Final = 64  # what an entry costs beside its ids, in units of one id (4 bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +46,38 @@ class PromptTokenizer:
 
     Text is untrusted: special tokens written in it (`<|eot_id|>`) are encoded as the characters they are.
     Encoding releases the GIL and is safe from several threads.
+
+    Ranking prompts are put together from the ids of their segments where the tokenizer allows it
+    (`token_segments`). The contexts of texts seen lately are remembered: `max_cached_tokens` of 4 bytes, enough
+    for about 20,000 passages of 100 words.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompts: PromptSet) -> None:
-        tokenizer.encode_special_tokens = True
+    def __init__(self, tokenizer: Tokenizer, prompts: PromptSet, *, max_cached_tokens: int = 4_000_000) -> None:
+        _make_special_tokens_text(tokenizer)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._prompts = prompts
+        self._segments = open_segments(tokenizer, prompts)
+        self._known = KnownContexts(max_cached_tokens)
 
     @property
     def prompts(self) -> PromptSet:
         return self._prompts
+
+    @property
+    def is_segmentable(self) -> bool:
+        """Whether ranking prompts can be made from segments; otherwise each is tokenised whole."""
+        return self._segments is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal ones give equal `context_ids` of equal passages. Costs a tenth of a second for a large vocabulary."""
+        prompts = self._prompts
+        return digest(
+            "context", self._tokenizer.to_str(), prompts.system, prompts.score_context, prompts.score_turn,
+            prompts.passage_with_title, prompts.passage_without_title,
+        )  # fmt: skip
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
@@ -77,6 +107,54 @@ class PromptTokenizer:
         """The ranking prompt of one pair, at most `max_tokens` long."""
         passage = self._prompts.passage_text(title, text)
         return self._fit([passage], lambda parts: self._prompts.score_prompt(question, parts[0]), max_tokens)
+
+    def score_prompts(self, question: str, passages: Sequence[Passage], *, max_tokens: int) -> list[EncodedPrompt]:
+        """The ranking prompt of `question` with each passage: the ids that `score_prompt` gives, in less time.
+
+        Raises:
+            RequestError: the question alone is too long.
+        """
+        prompts = self._assembled(question, passages)
+        return [
+            EncodedPrompt(ids)
+            if ids is not None and len(ids) <= max_tokens
+            else self.score_prompt(question, passage.title, passage.text, max_tokens=max_tokens)
+            for ids, passage in zip(prompts, passages, strict=True)
+        ]
+
+    def context_ids(self, passages: Sequence[Passage]) -> list[Ids | None]:
+        """The ids of each passage's segment, to be kept; None where its prompt must be tokenised whole."""
+        return [None] * len(passages) if self._segments is None else self._contexts(self._segments, passages)
+
+    def _assembled(self, question: str, passages: Sequence[Passage]) -> list[Ids | None]:
+        segments = self._segments
+        turn = None if segments is None else segments.turn(self._prompts.score_prompt(question, "").turn)
+        if segments is None or turn is None:
+            return self._whole(question, passages)
+        contexts = self._known_contexts(segments, passages)
+        return [None if context is None else segments.whole(context, turn) for context in contexts]
+
+    def _whole(self, question: str, passages: Sequence[Passage]) -> list[Ids | None]:
+        texts = [self._prompts.score_prompt(question, self._passage_text(passage)).text for passage in passages]
+        return [tuple(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def _known_contexts(self, segments: SegmentEncoder, passages: Sequence[Passage]) -> list[Sequence[int] | None]:
+        """From the passage itself, from memory, or tokenised now: all of them in one call."""
+        found = [self._known.get(p) if p.context_ids is None else p.context_ids for p in passages]
+        missing = [index for index, context in enumerate(found) if context is None]
+        made = self._contexts(segments, [passages[index] for index in missing]) if missing else []
+        for index, context in zip(missing, made, strict=True):
+            found[index] = context
+            if context is not None:
+                self._known.put(passages[index], context)
+        return found
+
+    def _contexts(self, segments: SegmentEncoder, passages: Sequence[Passage]) -> list[Ids | None]:
+        prompts = [self._prompts.score_prompt("", self._passage_text(passage)) for passage in passages]
+        return segments.contexts(["".join(prompt.context) for prompt in prompts])
+
+    def _passage_text(self, passage: Passage) -> str:
+        return self._prompts.passage_text(passage.title, passage.text)
 
     def answer_prompt(self, question: str, passages: Sequence[tuple[str, str]], *, max_tokens: int) -> EncodedPrompt:
         """The generation prompt over (title, text) passages, best first, at most `max_tokens` long."""
@@ -110,6 +188,48 @@ class PromptTokenizer:
             passage if share == len(encoding.ids) else passage[: encoding.offsets[share][0]]
             for passage, encoding, share in zip(passages, encodings, shares, strict=True)
         ]
+
+
+def _make_special_tokens_text(tokenizer: Tokenizer) -> None:
+    """Encode special tokens that are written in a text as characters.
+
+    A Unigram model would find them by itself, since they are among its pieces: there they get names that no text
+    holds, under the same ids.
+    """
+    tokenizer.encode_special_tokens = True
+    if not isinstance(tokenizer.model, models.Unigram):
+        return
+    special = {id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    state = json.loads(tokenizer.model.__getstate__())
+    pieces = [
+        (_IN_NO_TEXT + piece.removeprefix(_IN_NO_TEXT) if id_ in special else piece, score)
+        for id_, (piece, score) in enumerate(state["vocab"])
+    ]
+    tokenizer.model = models.Unigram(pieces, state["unk_id"], state["byte_fallback"])
+
+
+class KnownContexts:
+    """The ids of texts seen lately, by a digest of the text. Used from several threads."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._lock = Lock()
+        self._ids: LRUCache[bytes, array[int]] = LRUCache(max_tokens, lambda ids: len(ids) + _ENTRY_TOKENS)
+
+    def get(self, passage: Passage) -> Sequence[int] | None:
+        key = _text_key(passage)
+        with self._lock:
+            return self._ids.get(key)
+
+    def put(self, passage: Passage, ids: Ids) -> None:
+        """A text too long for all of the memory is not remembered."""
+        key, packed = _text_key(passage), array("i", ids)
+        with self._lock:
+            if len(ids) + _ENTRY_TOKENS <= self._ids.maxsize:
+                self._ids[key] = packed
+
+
+def _text_key(passage: Passage) -> bytes:
+    return hashlib.blake2b(framed(passage.title, passage.text), digest_size=DIGEST_BYTES).digest()
 
 
 def checkpoint_directory(checkpoint: str, revision: str | None) -> Path:

@@ -8,7 +8,9 @@ from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from service.api.schemas import ErrorBody, ErrorDetail
 from service.errors import MethodNotAllowedError, NotFoundError, RankRAGError, RequestError
@@ -50,12 +52,19 @@ def _http_error(exc: HTTPException) -> RankRAGError:
 def _invalid(errors: Sequence[Any]) -> RequestError:
     """The first thing wrong, by the name of its field; how many more there are."""
     first = errors[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "string", "object")]
+    path = [str(part) for part in first["loc"][1:] if part not in ("string", "object")]
     field = ".".join(path) or "body"
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     context = first.get("ctx") or {}
     limit = next((context[key] for key in ("max_length", "min_length", "ge", "le") if key in context), None)
     return RequestError(f"{field}: {first['msg']}{more}", field=field, limit=limit)
+
+
+class NoResponse(Response):
+    """For a client that has gone: nothing is sent."""
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        return
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -72,6 +81,10 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         response.headers["X-Request-ID"] = correlation_id.get() or ""
         return response
 
+    async def leave(_: Request, __: Exception) -> Response:
+        return NoResponse()
+
+    app.add_exception_handler(ClientDisconnect, leave)
     for kind in (RankRAGError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(Exception, handle_unexpected)

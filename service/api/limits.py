@@ -12,11 +12,13 @@ def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
     _check_number("top_k", request.top_k, limits.max_top_k)
     _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
     _check_number("filters", len(request.filters or {}), limits.max_filters)
+    _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
 
 
 def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:
     """Raises RequestError, or TooLargeError for too many documents."""
     _check_text("query", request.query, limits.max_question_chars)
+    _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
     if len(request.documents) > limits.max_documents:
         raise TooLargeError(
             f"documents: {len(request.documents)} given, at most {limits.max_documents} allowed",
@@ -26,6 +28,11 @@ def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:
     for number, document in enumerate(request.documents):
         text = document.text + (document.title or "") if isinstance(document, DocumentBody) else document
         _check_length(f"documents.{number}", text, limits.max_document_chars)
+
+
+def check_deadline_header(deadline_ms: int | None, limits: LimitSettings) -> None:
+    """Raises RequestError, also where the body's own deadline goes before it."""
+    _check_number("X-Deadline-Ms", deadline_ms, limits.max_deadline_ms)
 
 
 def _check_text(field: str, text: str, limit: int) -> None:

@@ -13,6 +13,9 @@ from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+# What a request whose client went away before its response counts as: nginx's code for it.
+CLIENT_GONE = 499
+
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 
 
@@ -31,6 +34,8 @@ class BodyLimit:
         messages, size, is_complete = [], 0, False
         while not is_complete and size <= self._max_bytes:
             messages.append(await receive())
+            if messages[-1]["type"] == "http.disconnect":
+                return
             size += len(messages[-1].get("body", b""))
             is_complete = not messages[-1].get("more_body", False)
         if size > self._max_bytes:
@@ -58,7 +63,7 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun_s, status = self._clock(), 500
+        begun_s, status = self._clock(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -69,8 +74,9 @@ class Observe:
         try:
             with self._metrics.in_flight.track_inprogress():
                 await self._app(scope, receive, sending)
+            status = status or CLIENT_GONE
         finally:
-            self._record(scope, status, self._clock() - begun_s)
+            self._record(scope, status or 500, self._clock() - begun_s)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)

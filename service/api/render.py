@@ -1,16 +1,17 @@
 """The service's values as HTTP bodies, headers and events."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 import structlog
+from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
+from starlette.responses import Response
 
+from service.api.deadline import Deadline
 from service.api.errors import as_service_error, error_body
 from service.api.schemas import (
     AnswerResponse,
@@ -26,12 +27,18 @@ from service.api.schemas import (
     UsageBody,
 )
 from service.api.services import Services
-from service.errors import DeadlineError
-from service.pipeline import Delta, Event, Pipeline, Reranked, Retrieved
+from service.metrics import stages
+from service.pipeline import Delta, Event, Reranked, Retrieved, degradation
 from service.ports import Scores
-from service.types import Answer, Query, RetrievedPassage, ScoredPassage, Timings, Usage
+from service.types import Answer, RetrievedPassage, ScoredPassage, Timings, Usage
 
 log = structlog.get_logger(__name__)
+
+
+def json_response(body: BaseModel, timings: Timings, *, exclude_none: bool = False) -> Response:
+    """`body` as it is: FastAPI would validate and copy it once more."""
+    headers = {"Server-Timing": server_timing(timings)}
+    return Response(body.model_dump_json(exclude_none=exclude_none), media_type="application/json", headers=headers)
 
 
 def answer_body(answer: Answer, services: Services) -> AnswerResponse:
@@ -72,37 +79,41 @@ def rerank_body(
     request: RerankRequest, scored: Scores, order: Sequence[int], timings: Timings, services: Services, *,
     request_id: str,
 ) -> RerankResponse:  # fmt: skip
+    """The documents at the indices `order`, which all have a score."""
+    pairs_unscored = sum(score is None for score in scored.scores)
     return RerankResponse(
         id=request_id,
         model=services.model,
         results=[
-            RerankResult(
-                index=index,
-                relevance_score=scored.scores[index].relevance,
-                document=_returned(request, index) if request.return_documents else None,
-            )
+            RerankResult(index=index, relevance_score=score.relevance, document=_returned(request, index))
             for index in order
+            if (score := scored.scores[index]) is not None
         ],
+        degraded=list(degradation(scored)),
         usage=usage_body(scored.usage),
-        meta=RerankMeta(prompt=services.prompts.id, timings_ms=timings_ms(timings)),
+        meta=RerankMeta(prompt=services.prompts.id, timings_ms=timings_ms(timings), pairs_unscored=pairs_unscored),
     )
 
 
-def _returned(request: RerankRequest, index: int) -> ReturnedDocument:
+def _returned(request: RerankRequest, index: int) -> ReturnedDocument | None:
+    if not request.return_documents:
+        return None
     document = request.documents[index]
     return ReturnedDocument(text=document.text if isinstance(document, DocumentBody) else document)
 
 
 def usage_body(usage: Usage) -> UsageBody:
-    return UsageBody(total_tokens=usage.prompt_tokens + usage.completion_tokens, **asdict(usage))
+    return UsageBody(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        pairs_scored=usage.pairs_scored,
+        pairs_cached=usage.pairs_cached,
+    )
 
 
 def timings_ms(timings: Timings) -> dict[str, float]:
-    return {
-        name.removesuffix("_s"): round(seconds * 1000, 3)
-        for name, seconds in asdict(timings).items()
-        if seconds is not None
-    }
+    return {name: round(seconds * 1000, 3) for name, seconds in stages(timings)}
 
 
 def server_timing(timings: Timings) -> str:
@@ -110,12 +121,14 @@ def server_timing(timings: Timings) -> str:
     return ", ".join(f"{name};dur={ms}" for name, ms in timings_ms(timings).items())
 
 
-async def sse_events(pipeline: Pipeline, query: Query, services: Services) -> AsyncIterator[ServerSentEvent]:
+async def sse_events(
+    begun: AsyncGenerator[Event, None], deadline: Deadline, services: Services
+) -> AsyncIterator[ServerSentEvent]:
     """`search_results`, `rerank`, `answer.delta`s and `final`; or, at any point, `error` as the last one."""
     numbers = count(1)
     try:
-        async with aclosing(pipeline.stream(query)) as events:
-            while (event := await _before(query.deadline_s, events, services)) is not None:
+        async with aclosing(begun) as events:
+            while (event := await _before(deadline, events, services)) is not None:
                 if isinstance(event, Answer):
                     services.metrics.observe_answer(event)
                 yield _sse(next(numbers), *_event(event, services))
@@ -127,13 +140,10 @@ async def sse_events(pipeline: Pipeline, query: Query, services: Services) -> As
         yield _sse(next(numbers), "error", error_body(error).model_dump())
 
 
-async def _before(deadline_s: float, events: AsyncIterator[Event], services: Services) -> Event | None:
+async def _before(deadline: Deadline, events: AsyncIterator[Event], services: Services) -> Event | None:
     """The next event, if it comes by the deadline; a slow reader's time between events is not counted twice."""
-    try:
-        async with asyncio.timeout(deadline_s - services.clock()):
-            return await anext(events, None)
-    except TimeoutError as exc:
-        raise DeadlineError(f"not done within {services.settings.request_timeout_s:g} s") from exc
+    async with deadline.limit(services.clock):
+        return await anext(events, None)
 
 
 def _event(event: Event, services: Services) -> tuple[str, dict[str, Any]]:

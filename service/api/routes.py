@@ -1,17 +1,17 @@
 """/answer and /rerank: parse, call, render."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 from asgi_correlation_id import correlation_id
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from sse_starlette import EventSourceResponse
 
+from service.api.deadline import Deadline, while_connected
 from service.api.errors import error_rows
-from service.api.limits import check_answer, check_rerank
-from service.api.render import answer_body, rerank_body, server_timing, sse_events
+from service.api.limits import check_answer, check_deadline_header, check_rerank
+from service.api.render import answer_body, json_response, rerank_body, sse_events
 from service.api.schemas import AnswerRequest, AnswerResponse, DocumentBody, RerankRequest, RerankResponse
 from service.api.services import Services, ServicesDep
 from service.core.ranking import order_by_relevance
@@ -21,18 +21,30 @@ from service.errors import (
     EngineOverloadedError,
     EngineRefusedError,
     IndexUnavailableError,
+    OverloadedError,
     RankRAGError,
     RequestError,
     RetrievalError,
     TooLargeError,
 )
-from service.pipeline import Pipeline
-from service.types import Passage, Query, Timings
+from service.pipeline import Pipeline, degradation
+from service.types import Passage, Priority, Query, Timings
 
 router = APIRouter()
 
-_ENGINE_ERRORS = (EngineError, EngineOverloadedError, EngineRefusedError, DeadlineError, RankRAGError)
+# The scorer itself gives what it has at the deadline; this much later it is cut off without.
+PARTIAL_GRACE_S = 0.25
+
+_ANSWER_PRIORITIES = {"interactive": Priority.ANSWER, "bulk": Priority.BULK}
+_RERANK_PRIORITIES = {"interactive": Priority.INTERACTIVE, "bulk": Priority.BULK}
+_ENGINE_ERRORS = (
+    OverloadedError, EngineError, EngineOverloadedError, EngineRefusedError, DeadlineError, RankRAGError,
+)  # fmt: skip
+
 CacheControl = Annotated[str | None, Header(description="`no-store` neither reads nor writes any cache.")]
+DeadlineHeader = Annotated[
+    int | None, Header(alias="X-Deadline-Ms", ge=1, description="As `deadline_ms`, where the body has none.")
+]
 
 
 @router.post(
@@ -45,47 +57,53 @@ CacheControl = Annotated[str | None, Header(description="`no-store` neither read
     summary="Answer a question from the index",
 )
 async def answer(
-    body: AnswerRequest, services: ServicesDep, response: Response, cache_control: CacheControl = None
-) -> AnswerResponse | Response:
+    request: Request, body: AnswerRequest, services: ServicesDep,
+    cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
+) -> Response:  # fmt: skip
     """Retrieve `top_n` passages, score each with P(True), keep the best `top_k`, answer from them."""
     check_answer(body, services.settings.limits)
     pipeline = _open_pipeline(services)
-    query = _query(body, services, is_no_store(cache_control))
+    deadline = _deadline(body.deadline_ms, x_deadline_ms, services)
+    query = _query(body, services, deadline, is_no_store(cache_control))
     if body.stream:
-        services.require_engine()
-        return EventSourceResponse(sse_events(pipeline, query, services), ping=10)
-    async with _deadline(query.deadline_s, services):
+        async with _bounds(request, deadline, services):
+            events = await pipeline.begin(query)
+        return EventSourceResponse(sse_events(events, deadline, services), ping=10)
+    async with _bounds(request, deadline, services):
         result = await pipeline.answer(query)
     services.metrics.observe_answer(result)
-    response.headers["Server-Timing"] = server_timing(result.timings)
-    return answer_body(result, services)
+    return json_response(answer_body(result, services), result.timings)
 
 
 @router.post(
     "/rerank",
     response_model=RerankResponse,
-    response_model_exclude_none=True,
     responses=error_rows(RequestError, TooLargeError, *_ENGINE_ERRORS),
     summary="Order documents by relevance to a query",
 )
 async def rerank(
-    body: RerankRequest, services: ServicesDep, response: Response, cache_control: CacheControl = None
-) -> RerankResponse:
-    """Score every (query, document) pair with P(True); needs no index."""
+    request: Request, body: RerankRequest, services: ServicesDep,
+    cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
+) -> Response:  # fmt: skip
+    """Score every (query, document) pair with P(True); needs no index.
+
+    With `top_n`, scoring may end once the best so many are settled.
+    """
     check_rerank(body, services.settings.limits)
     begun_s = services.clock()
-    deadline_s = begun_s + services.settings.request_timeout_s
+    deadline = _deadline(body.deadline_ms, x_deadline_ms, services)
     passages = [_passage(number, document) for number, document in enumerate(body.documents)]
-    async with _deadline(deadline_s, services):
+    async with _bounds(request, deadline, services, grace_s=PARTIAL_GRACE_S if body.allow_partial else 0.0):
         scored = await services.scorer.score(
-            body.query, passages, deadline_s=deadline_s, use_cache=body.cache and not is_no_store(cache_control)
-        )
+            body.query, passages, deadline_s=deadline.at_s, use_cache=body.cache and not is_no_store(cache_control),
+            priority=_RERANK_PRIORITIES[body.priority], top_k=_top_k(body), allow_partial=body.allow_partial,
+        )  # fmt: skip
     took_s = services.clock() - begun_s
     timings = Timings(score_s=took_s, total_s=took_s)
-    services.metrics.observe_scores(scored.scores, scored.usage, timings)
-    response.headers["Server-Timing"] = server_timing(timings)
+    services.metrics.observe_scores(scored.scores, degradation(scored), scored.usage, timings)
     order = order_by_relevance(scored.scores)[: body.top_n or None]
-    return rerank_body(body, scored, order, timings, services, request_id=correlation_id.get() or "")
+    rendered = rerank_body(body, scored, order, timings, services, request_id=correlation_id.get() or "")
+    return json_response(rendered, timings, exclude_none=True)
 
 
 def is_no_store(cache_control: str | None) -> bool:
@@ -99,7 +117,15 @@ def _open_pipeline(services: Services) -> Pipeline:
     return services.pipeline
 
 
-def _query(body: AnswerRequest, services: Services, no_store: bool) -> Query:
+def _deadline(body_ms: int | None, header_ms: int | None, services: Services) -> Deadline:
+    """The moment by which this request must be done, made here once: by its body, its header or the settings."""
+    check_deadline_header(header_ms, services.settings.limits)
+    asked_ms = body_ms or header_ms
+    within_s = asked_ms / 1000 if asked_ms else services.settings.request_timeout_s
+    return Deadline(services.clock() + within_s, within_s)
+
+
+def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store: bool) -> Query:
     settings = services.settings
     return Query(
         question=body.question.strip(),
@@ -107,9 +133,10 @@ def _query(body: AnswerRequest, services: Services, no_store: bool) -> Query:
         top_k=body.top_k or settings.top_k,
         max_tokens=body.max_tokens or settings.max_tokens,
         min_relevance=settings.min_relevance if body.min_relevance is None else body.min_relevance,
-        deadline_s=services.clock() + settings.request_timeout_s,
+        deadline_s=deadline.at_s,
         filters=body.filters or {},
         use_cache=body.cache and not no_store,
+        priority=_ANSWER_PRIORITIES[body.priority],
     )
 
 
@@ -119,11 +146,15 @@ def _passage(number: int, document: str | DocumentBody) -> Passage:
     return Passage(str(number), document)
 
 
+def _top_k(body: RerankRequest) -> int | None:
+    """How many of the documents are wanted, if not all."""
+    return body.top_n if body.top_n and body.top_n < len(body.documents) else None
+
+
 @asynccontextmanager
-async def _deadline(deadline_s: float, services: Services) -> AsyncIterator[None]:
-    """Nothing outlives the request's deadline, whatever it waits for."""
-    try:
-        async with asyncio.timeout(deadline_s - services.clock()):
-            yield
-    except TimeoutError as exc:
-        raise DeadlineError(f"not done within {services.settings.request_timeout_s:g} s") from exc
+async def _bounds(
+    request: Request, deadline: Deadline, services: Services, *, grace_s: float = 0.0
+) -> AsyncIterator[None]:
+    """Nothing outlives the request's deadline or its client, whatever it waits for."""
+    async with while_connected(request), deadline.limit(services.clock, grace_s=grace_s):
+        yield

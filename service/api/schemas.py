@@ -2,11 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+
+from service.types import Degradation
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 FilterValue = str | bool | int | FiniteFloat | None
 Score = Annotated[float, Field(ge=0, le=1)]
+PriorityName = Literal["interactive", "bulk"]
+
+_PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactive` work where the engine is busy."
+_DEADLINE = "Milliseconds the request has before it ends with a 504; goes before `X-Deadline-Ms`."
 
 
 class AnswerRequest(BaseModel):
@@ -27,6 +33,8 @@ class AnswerRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
     stream: bool = Field(False, description="Answer with server-sent events as things happen.")
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
+    deadline_ms: int | None = Field(None, ge=1, description=_DEADLINE)
+    priority: PriorityName = Field("interactive", description=_PRIORITY)
 
 
 class SourceBody(BaseModel):
@@ -46,7 +54,7 @@ class PassageBody(BaseModel):
     text: str
     retrieval_score: float
     retrieval_rank: int = Field(ge=1, description="Place in the retriever's order.")
-    relevance_score: Score | None = Field(description="P(True) / (P(True) + P(False)); null if not reranked.")
+    relevance_score: Score | None = Field(description="P(True) / (P(True) + P(False)); null if not scored.")
     label_mass: Score | None = Field(description="P(True) + P(False).")
     rank: int = Field(ge=1, description="Place after reranking.")
     in_context: bool = Field(description="Whether the answer was made from it: see `min_relevance`.")
@@ -66,9 +74,7 @@ class AnswerResponse(BaseModel):
     citations: list[CitationBody]
     passages: list[PassageBody] = Field(description="What was kept, best first.")
     abstained: bool = Field(description="The passages do not hold the answer, says the model.")
-    degraded: list[Literal["rerank_skipped", "context_truncated"]] = Field(
-        description="What had to be left out to answer at all."
-    )
+    degraded: list[Degradation] = Field(description="What had to be left out to answer at all.")
     cached: bool
     model: str
     index_version: str
@@ -88,6 +94,13 @@ def _shape(document: Any) -> str:
 
 
 Document = Annotated[Annotated[str, Tag("string")] | Annotated[DocumentBody, Tag("object")], Discriminator(_shape)]
+
+
+def _priority_name(given: object) -> object:
+    """Other rerankers' clients send a number, lower first, of which 0 is the default."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return "bulk" if given > 0 else "interactive"
+    return given
 
 
 class RerankRequest(BaseModel):
@@ -110,6 +123,13 @@ class RerankRequest(BaseModel):
     return_documents: bool | None = Field(None, description="Give the texts back; false if null.")
     model: str | None = Field(None, description="Accepted for other rerankers' clients; one model is served.")
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
+    deadline_ms: int | None = Field(None, ge=1, description=_DEADLINE)
+    priority: Annotated[PriorityName, BeforeValidator(_priority_name, json_schema_input_type=PriorityName | int)] = (
+        Field("interactive", description=f"{_PRIORITY} Of numbers, which other clients send, those above 0 are `bulk`.")
+    )
+    allow_partial: bool = Field(
+        False, description="Whether the documents that were scored by the deadline will do; otherwise it is a 504."
+    )
 
 
 class ReturnedDocument(BaseModel):
@@ -125,13 +145,22 @@ class RerankResult(BaseModel):
 class RerankMeta(BaseModel):
     prompt: str = Field(description="The prompt set that was used.")
     timings_ms: dict[str, float]
+    pairs_unscored: int = Field(
+        description="Pairs without a score, not in `results`: the best `top_n` were settled before them, or the time "
+        "was over (then `degraded` says so)."
+    )
 
 
 class RerankResponse(BaseModel):
     id: str = Field(description="The request id.")
     object: Literal["list"] = "list"
     model: str
-    results: list[RerankResult] = Field(description="Best first; equal scores in the order of the request.")
+    results: list[RerankResult] = Field(
+        description="The documents that were scored, best first; equal scores in the order of the request."
+    )
+    degraded: list[Degradation] = Field(
+        description="`rerank_partial`: the time was over before all were scored; see `allow_partial`."
+    )
     usage: UsageBody
     meta: RerankMeta
 

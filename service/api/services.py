@@ -7,7 +7,6 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.core.prompts import PromptSet
-from service.errors import EngineError
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.ports import Scorer
@@ -37,14 +36,9 @@ class Services:
     dependencies: Callable[[], Mapping[str, Dependency]]
     clock: Callable[[], float]
 
-    def require_engine(self) -> None:
-        """Raises EngineError, at once, where the engine is known to be down."""
-        engine = self.dependencies()["engine"]
-        if not engine.ok:
-            raise EngineError(engine.detail)
 
-
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
+    """A coroutine, since FastAPI calls plain functions in a thread."""
     return cast(Services, request.app.state.services)
 
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from service.types import Passage, Query
+
+DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,25 @@ class CacheKeys:
         return digest("embedding", self.encoder, question)
 
     def score(self, question: str, passage: Passage) -> str:
-        return digest("score", self.checkpoint, self.prompts, question, passage.title, passage.text)
+        return self.scores(question, [passage])[0]
+
+    def scores(self, question: str, passages: Sequence[Passage]) -> list[str]:
+        """The key of each pair, in the order of `passages`. What they have in common is hashed once."""
+        pairs = hashlib.blake2b(
+            framed(self.checkpoint, self.prompts, question), digest_size=DIGEST_BYTES, person=b"score"
+        )
+        keys = []
+        for passage in passages:
+            pair = pairs.copy()
+            pair.update(framed(passage.title, passage.text))
+            keys.append(pair.hexdigest())
+        return keys
+
+    def passage(self, passage: Passage) -> str:
+        """The identity of a passage as the checkpoint sees it: equal titles and texts are one passage."""
+        return hashlib.blake2b(
+            framed(passage.title, passage.text), digest_size=DIGEST_BYTES, person=b"passage"
+        ).hexdigest()
 
     def answer(self, query: Query) -> str:
         return digest(
@@ -41,4 +62,12 @@ def sorted_filters(query: Query) -> list[tuple[str, Any]]:
 def digest(*parts: Any) -> str:
     """A short name of `parts`; JSON keeps ("ab", "c") apart from ("a", "bc")."""
     text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def framed(*fields: str) -> bytes:
+    """`fields` behind their lengths in characters, so that ("ab", "c") stays apart from ("a", "bc").
+
+    Half of a surrogate pair, which JSON lets in, is a character like any other.
+    """
+    return "".join([f"{len(field)}:{field}" for field in fields]).encode(errors="surrogatepass")

@@ -5,27 +5,38 @@ from collections.abc import Sequence
 from service.types import RetrievedPassage, Score, ScoredPassage
 
 
-def order_by_relevance(scores: Sequence[Score]) -> list[int]:
-    """Indices by falling relevance; equal scores keep their order. O(n log n)."""
-    return sorted(range(len(scores)), key=lambda index: -scores[index].relevance)
+def order_by_relevance(scores: Sequence[Score | None]) -> list[int]:
+    """Indices of what has a score, by falling relevance; equal scores keep their order. O(n log n)."""
+    scored = [(-score.relevance, index) for index, score in enumerate(scores) if score is not None]
+    return [index for _, index in sorted(scored)]
 
 
 def keep_best(
-    retrieved: Sequence[RetrievedPassage], scores: Sequence[Score], top_k: int, min_relevance: float = 0.0
-) -> list[ScoredPassage]:
+    retrieved: Sequence[RetrievedPassage], scores: Sequence[Score | None], top_k: int, min_relevance: float = 0.0, *,
+    is_partial: bool = False,
+) -> list[ScoredPassage]:  # fmt: skip
     """The `top_k` most relevant passages, best first; ties by retrieval rank.
 
     Those under `min_relevance` stay out of the answer's context, where they would only distract. If none
     reaches it, the ranking is unsure and all are in.
+
+    Where a score is None, the scores of the others say what that means. As a rule they had settled the best,
+    and so the rest stands last, in the retriever's order and out of the context. If the ranking `is_partial`
+    they had not: then what has no score stands, in the retriever's order, behind what is known to be relevant
+    enough and before what is known not to be, and it is in the context.
     """
-    order = order_by_relevance(scores)[:top_k]
-    is_sure = any(scores[index].relevance >= min_relevance for index in order)
+    order = order_by_relevance(scores)
+    num_relevant = sum(score is not None and score.relevance >= min_relevance for score in scores)
+    relevant, other = order[:num_relevant], order[num_relevant:]
+    unscored = [index for index, score in enumerate(scores) if score is None]
+    ranking = [*relevant, *unscored, *other] if is_partial else [*relevant, *other, *unscored]
+    in_context = {*relevant, *unscored} if is_partial else set(relevant)
     return [
         ScoredPassage(
             retrieved=retrieved[index], score=scores[index], rank=rank,
-            is_in_context=not is_sure or scores[index].relevance >= min_relevance,
+            is_in_context=index in in_context or not relevant,
         )
-        for rank, index in enumerate(order, start=1)
+        for rank, index in enumerate(ranking[:top_k], start=1)
     ]  # fmt: skip
 
 

@@ -5,10 +5,19 @@ import asyncio
 import httpx
 import pytest
 
-from service.adapters.engine import PROBE_TEXT, Engine, supervise
+from service.adapters.engine import PROBE_TEXT, Engine, is_engines_fault, supervise
 from service.adapters.prompt_files import read_golden
-from service.errors import CheckpointError, EngineError
+from service.errors import (
+    CheckpointError,
+    DeadlineError,
+    EngineError,
+    EngineOverloadedError,
+    EngineRefusedError,
+    RankRAGError,
+    RequestError,
+)
 from tests.fake_vllm import FakeVllm, Logprobs, by_shared_words, prompt_tokenizer, until
+from tests.fakes import Clock
 
 
 def ranking_backwards(prompt: str) -> tuple[float, float]:
@@ -150,36 +159,107 @@ async def test_scoring_prompts_of_the_check_are_those_of_requests() -> None:
     assert vllm.completions[0]["prompt"] == [list(expected.ids)]
 
 
-async def test_watch_follows_the_engine_down_and_up() -> None:
-    vllm = FakeVllm(instead=unreachable)
-    async with vllm.engine(is_checked=False) as engine:
-        watch = asyncio.create_task(engine.watch())
-        await until(lambda: vllm.calls)
-        assert not engine.state.is_ready
-        vllm.instead = healthy
-        await until(lambda: engine.state.is_ready)
-        vllm.instead = unreachable
-        await until(lambda: not engine.state.is_ready)
-        watch.cancel()
-
-
-async def test_watch_dies_of_a_first_checkpoint_that_is_wrong() -> None:
-    async with FakeVllm(logprobs=ranking_backwards).engine(is_checked=False) as engine:
-        with pytest.raises(CheckpointError):
-            await asyncio.wait_for(engine.watch(), 5)
-
-
-async def test_watch_outlives_a_later_checkpoint_that_is_wrong() -> None:
+async def test_engine_that_is_taken_out_is_verified_before_it_may_work_again() -> None:
     vllm = FakeVllm()
     async with vllm.engine() as engine:
-        watch = asyncio.create_task(engine.watch())
-        vllm.instead = unreachable
-        await until(lambda: not engine.state.is_ready)
-        vllm.instead, vllm.logprobs = healthy, ranking_backwards
-        await until(lambda: "golden" in engine.state.reason)
-        vllm.logprobs = by_shared_words
-        await until(lambda: engine.state.is_ready)
-        watch.cancel()
+        engine.take_out("connection reset")
+        with pytest.raises(EngineError, match="connection reset"):
+            engine.model()
+        await engine.check()
+        assert engine.model().id == "fake"
+    assert vllm.paths == ["/v1/models", "/tokenize", "/v1/completions"]
+
+
+async def test_canary_that_was_asked_before_the_engine_was_taken_out_does_not_let_it_back_in() -> None:
+    vllm = FakeVllm(delay_s=0.01)
+    async with vllm.engine() as engine:
+        check = asyncio.create_task(engine.check())
+        await until(lambda: vllm.calls)
+        engine.take_out("connection reset")
+        await check
+        assert not engine.state.is_ready
+        await asyncio.wait_for(engine.due(), 5)
+        await engine.check()
+        assert engine.state.is_ready
+
+
+async def test_first_check_is_due_at_once_the_next_after_an_interval_and_at_once_when_taken_out() -> None:
+    vllm = FakeVllm()
+    async with vllm.client() as client:
+        engine = Engine(client, prompt_tokenizer(), read_golden(), interval_s=60, timeout_s=5)
+        await asyncio.wait_for(engine.due(), 5)
+        await engine.check()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.due(), 0.05)
+        engine.take_out("connection reset", check_now=False)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.due(), 0.05)
+        await engine.check()
+        engine.take_out("connection reset")
+        await asyncio.wait_for(engine.due(), 5)
+
+
+async def test_engine_has_just_returned_for_one_interval() -> None:
+    clock = Clock()
+    async with FakeVllm().client() as client:
+        engine = Engine(client, prompt_tokenizer(), read_golden(), interval_s=2, timeout_s=5, clock=clock)
+        assert not engine.has_just_returned()
+        await engine.check()
+        assert engine.has_just_returned()
+        clock.advance(2)
+        await engine.check()
+        assert not engine.has_just_returned()
+
+
+async def test_slow_canary_is_spared_where_calls_are_answered() -> None:
+    vllm = FakeVllm()
+    async with vllm.engine(timeout_s=0.05) as engine:
+        vllm.delay_s = 60
+        check = asyncio.create_task(engine.check())
+        await until(lambda: vllm.calls)
+        engine.note_progress()
+        await check
+        assert engine.state.is_ready
+
+
+async def test_refused_canary_is_spared_only_where_calls_are_answered() -> None:
+    clock, vllm = Clock(), FakeVllm()
+    async with vllm.client() as client:
+        engine = Engine(client, prompt_tokenizer(), read_golden(), interval_s=2, timeout_s=5, clock=clock)
+        await engine.check()
+        vllm.instead = lambda _: httpx.Response(503, json={"message": "the queue is full"})
+        engine.note_progress()
+        clock.advance(1)
+        await engine.check()
+        assert engine.state.is_ready
+        clock.advance(5)
+        await engine.check()
+        assert engine.state.reason == "vLLM answered 503: the queue is full"
+
+
+@pytest.mark.parametrize("priority", [None, -2])
+async def test_checks_carry_a_priority_only_where_vllm_schedules_by_it(priority: int | None) -> None:
+    vllm = FakeVllm()
+    async with vllm.client() as client:
+        engine = Engine(client, prompt_tokenizer(), read_golden(), interval_s=1, timeout_s=5, priority=priority)
+        await engine.check()
+        await engine.check()
+    assert [body.get("priority") for body in vllm.completions] == [priority, priority]
+    assert ["priority" in body for body in vllm.completions] == [priority is not None] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "is_fault"),
+    [
+        (EngineError("connection reset"), True),
+        (EngineOverloadedError("queue full"), False),
+        (EngineRefusedError("prompt too long"), False),
+        (DeadlineError("slow"), False),
+        (RequestError("question too long"), False),
+    ],
+)
+def test_only_failures_of_the_engine_itself_count_against_it(error: RankRAGError, is_fault: bool) -> None:
+    assert is_engines_fault(error) is is_fault
 
 
 @pytest.mark.parametrize("cause", [CheckpointError("wrong"), RuntimeError("bug")])

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.adapters import index_directory
 from service.adapters.encoder import EncoderConfig
 from service.adapters.index_directory import Corpus, Manifest, build_index, open_index, read_corpus, read_manifest
+from service.adapters.tokenizer import PromptTokenizer
 from service.errors import ConfigError, CorpusError, RetrievalError
 from service.types import Passage
+from tests.fake_vllm import prompt_tokenizer
+from tests.fakes import rankrag_prompts
 
 GOOD = {"id": "a", "title": "Mont Blanc", "text": "It rises to 4,806 metres.", "metadata": {"kind": "mountain"}}
 
@@ -353,3 +358,88 @@ def test_index_with_a_broken_file_is_a_config_error(tmp_path: Path, name: str, c
 def test_directory_without_an_index_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no index"):
         open_index(tmp_path / "none", device="cpu", encoder_device=None)
+
+
+# Token ids
+
+
+async def found(tmp_path: Path, fingerprint: str | None) -> Passage:
+    opened = open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=fingerprint)
+    (best,) = await opened.index.search(opened.encoder.encode(["b"])[0], 1, {})
+    return best.passage
+
+
+@pytest.mark.usefixtures("letters")
+async def test_tokens_of_the_build_are_there_for_the_same_tokenizer(tmp_path: Path) -> None:
+    tokenizer = prompt_tokenizer()
+    manifest = build(tmp_path, *ROWS, tokenizer=tokenizer)
+    with capture_logs() as logs:
+        passage = await found(tmp_path, tokenizer.fingerprint)
+    assert [passage.context_ids] == tokenizer.context_ids([Passage("b", "b", "bbb")])
+    assert manifest == read_manifest(tmp_path / "index")
+    assert manifest.tokens is not None
+    assert manifest.tokens.fingerprint == tokenizer.fingerprint
+    assert logs == []
+
+
+@pytest.mark.usefixtures("letters")
+async def test_tokens_of_another_tokenizer_are_ignored_with_a_warning(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS, tokenizer=prompt_tokenizer())
+    with capture_logs() as logs:
+        passage = await found(tmp_path, "another")
+    assert (passage, passage.context_ids) == (Passage("b", "b", "bbb"), None)
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("index_tokens_ignored", "warning")]
+
+
+@pytest.mark.usefixtures("letters")
+async def test_index_without_tokens_is_read_as_before(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS)
+    path = tmp_path / "index" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["tokens"]  # as it was before there were any
+    path.write_text(json.dumps(document))
+    with capture_logs() as logs:
+        assert (await found(tmp_path, prompt_tokenizer().fingerprint)).context_ids is None
+    assert logs == []
+
+
+@pytest.mark.usefixtures("letters")
+def test_version_does_not_depend_on_tokens(tmp_path: Path) -> None:
+    assert build(tmp_path, *ROWS).version == build(tmp_path, *ROWS, tokenizer=prompt_tokenizer()).version
+
+
+@pytest.mark.usefixtures("letters")
+def test_tokenizer_that_needs_whole_prompts_leaves_no_tokens(tmp_path: Path) -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert build(tmp_path, *ROWS, tokenizer=PromptTokenizer(words, rankrag_prompts())).tokens is None
+    assert sorted(contents(tmp_path / "index")) == ["manifest.json", "passages.arrow", "vectors.faiss"]
+
+
+@pytest.mark.usefixtures("letters")
+@pytest.mark.parametrize("name", ["tokens.npy", "token_offsets.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["missing", "empty", "other"])
+def test_broken_token_file_is_a_config_error(tmp_path: Path, name: str, content: bytes | None) -> None:
+    tokenizer = prompt_tokenizer()
+    build(tmp_path, *ROWS, tokenizer=tokenizer)
+    (tmp_path / "index" / name).unlink()
+    if content is not None:
+        (tmp_path / "index" / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=name):
+        open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint)
+
+
+@pytest.mark.usefixtures("letters")
+def test_tokens_of_another_corpus_are_a_config_error(tmp_path: Path) -> None:
+    tokenizer = prompt_tokenizer()
+    build(tmp_path, *ROWS[:2], tokenizer=tokenizer)
+    fewer = {path.name: path.read_bytes() for path in (tmp_path / "index").glob("token*.npy")}
+    tokens = json.loads((tmp_path / "index" / "manifest.json").read_text())["tokens"]
+    build(tmp_path, *ROWS, tokenizer=tokenizer)
+    for name, content in fewer.items():
+        (tmp_path / "index" / name).write_bytes(content)
+    with pytest.raises(ConfigError, match="token ids"):
+        open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint)
+    change_manifest(tmp_path, tokens=tokens)
+    with pytest.raises(ConfigError, match="3 passages but there are token ids of 2"):
+        open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint)

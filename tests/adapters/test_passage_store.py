@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, write_passages
-from service.errors import CorpusError, RequestError
+from service.adapters.token_store import TokenStore, write_tokens
+from service.errors import ConfigError, CorpusError, RequestError
 from service.types import Filters, Metadata, Passage
+from tests.fake_vllm import prompt_tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -76,6 +78,24 @@ def test_more_rows_than_one_batch_keep_their_numbers(tmp_path: Path) -> None:
     store = stored(tmp_path, [Passage(str(number), "", "", {"odd": number % 2 == 1}) for number in range(70_000)])
     assert [passage.id for passage in store.passages([65_535, 65_536, 69_999])] == ["65535", "65536", "69999"]
     assert len(store.matching({"odd": True})) == 35_000
+
+
+def test_passages_come_with_their_token_ids_where_there_are_any(tmp_path: Path) -> None:
+    passages = [Passage(str(number), "Naïve 漢字." * number, "title") for number in range(5)]
+    assert [passage.context_ids for passage in stored(tmp_path, passages).passages([3, 0])] == [None, None]
+    tokens = TokenStore(tmp_path, write_tokens(tmp_path, passages, prompt_tokenizer()))
+    found = PassageStore(tmp_path / "passages.arrow", tokens).passages([3, 0, 3])
+    wanted = [passages[row] for row in (3, 0, 3)]
+    assert found == wanted
+    assert [passage.context_ids for passage in found] == prompt_tokenizer().context_ids(wanted)
+
+
+def test_token_ids_of_other_passages_are_a_config_error(tmp_path: Path) -> None:
+    passages = [Passage("a", "text"), Passage("b", "text")]
+    stored(tmp_path, passages)
+    tokens = TokenStore(tmp_path, write_tokens(tmp_path, passages[:1], prompt_tokenizer()))
+    with pytest.raises(ConfigError, match="2 passages but there are token ids of 1"):
+        PassageStore(tmp_path / "passages.arrow", tokens)
 
 
 # Filters

@@ -1,5 +1,6 @@
 """The cache in Redis, over a Redis that can fail."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -16,18 +17,29 @@ from tests.fakes import Clock
 TTLS_S = {"answer": 10, "score": 100, "embedding": 0}
 
 
+def open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class FakeRedis:
-    """The two calls that the cache makes; `error` is what the next ones raise."""
+    """The two calls that the cache makes; `error` is what the next ones raise, a closed gate holds them."""
 
     entries: dict[str, bytes] = field(default_factory=dict)
     ttls_s: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
     num_calls: int = 0
     queued: list[tuple[str, bytes, int]] = field(default_factory=list)
+    asked: list[list[str]] = field(default_factory=list)
+    reads: asyncio.Event = field(default_factory=open_gate)
+    writes: asyncio.Event = field(default_factory=open_gate)
 
     async def mget(self, names: Sequence[str]) -> list[bytes | None]:
         self.reach()
+        self.asked.append(list(names))
+        await self.reads.wait()
         return [self.entries.get(name) for name in names]
 
     def pipeline(self, *, transaction: bool) -> "FakeRedis":
@@ -45,6 +57,7 @@ class FakeRedis:
 
     async def execute(self) -> None:
         self.reach()
+        await self.writes.wait()
         for name, value, ttl_s in self.queued:
             self.entries[name], self.ttls_s[name] = value, ttl_s
 
@@ -88,10 +101,18 @@ async def test_each_kind_has_its_own_time_to_live() -> None:
     assert world.redis.ttls_s == {"rankrag:answer:a": 10, "rankrag:score:a": 100}
 
 
+async def test_entries_of_several_kinds_go_in_one_pipeline() -> None:
+    world = World()
+    await world.cache.set_all({"answer": {"a": b"1"}, "score": {"b": b"2"}, "embedding": {"c": b"3"}})
+    assert world.redis.ttls_s == {"rankrag:answer:a": 10, "rankrag:score:b": 100}
+    assert world.redis.num_calls == 1
+
+
 async def test_kind_without_time_to_live_and_empty_calls_do_not_reach_redis() -> None:
     world = World()
     await world.cache.set_many("embedding", {"a": b"1"})
     await world.cache.set_many("score", {})
+    await world.cache.set_all({"embedding": {"a": b"1"}, "score": {}})
     assert await world.cache.get_many("embedding", ["a"]) == [None]
     assert await world.cache.get_many("score", []) == []
     assert world.redis.num_calls == 0
@@ -133,6 +154,15 @@ async def test_redis_is_tried_again_after_its_rest() -> None:
     world.clock.advance(0.2)
     assert await world.cache.get_many("score", ["a"]) == [b"1"]
     assert world.cache.is_up()
+
+
+async def test_redis_can_be_given_a_rest_without_a_failure() -> None:
+    world = World(FakeRedis({"rankrag:score:a": b"1"}))
+    world.cache.rest()
+    assert await world.cache.get_many("score", ["a"]) == [None]
+    assert (world.redis.num_calls, len(world.failures), world.cache.is_up()) == (0, 0, False)
+    world.clock.advance(5)
+    assert await world.cache.get_many("score", ["a"]) == [b"1"]
 
 
 async def test_redis_that_still_fails_costs_one_call_each_rest() -> None:

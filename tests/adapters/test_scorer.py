@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.scorer import VllmScorer, is_packed, pack, unpack
-from service.core.cache_keys import CacheKeys
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError, RequestError
-from service.settings import VllmSettings
 from service.types import Passage, Score
 from tests.fake_vllm import FakeVllm, prompt_tokenizer, until
+from tests.scoring_stack import KEYS, scoring_stack
 
-KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
 LABELS = prompt_tokenizer().labels()
 QUESTION = "How high is Mont Blanc?"
 PASSAGES = [
@@ -53,11 +51,9 @@ class CountingCache(MemoryCache):
 
 
 @asynccontextmanager
-async def scorer_of(
-    vllm: FakeVllm, cache: CountingCache | None = None, *, is_checked: bool = True, **limits: Any
-) -> AsyncIterator[VllmScorer]:
-    async with vllm.engine(is_checked=is_checked) as engine:
-        yield VllmScorer(engine, cache or CountingCache(), KEYS, VllmSettings(**limits))
+async def scorer_of(vllm: FakeVllm, cache: CountingCache | None = None, **options: Any) -> AsyncIterator[VllmScorer]:
+    async with scoring_stack(vllm, cache=cache or CountingCache(), **options) as stack:
+        yield stack.scorer
 
 
 def soon() -> float:
@@ -66,7 +62,7 @@ def soon() -> float:
 
 async def relevances(scorer: VllmScorer, passages: Sequence[Passage] = PASSAGES, **options: Any) -> list[float]:
     scored = await scorer.score(QUESTION, passages, deadline_s=soon(), **{"use_cache": True, **options})
-    return [score.relevance for score in scored.scores]
+    return [score.relevance for score in scored.scores if score is not None]
 
 
 async def test_scores_are_in_the_order_of_the_passages() -> None:
@@ -114,7 +110,7 @@ async def test_only_unknown_pairs_are_scored() -> None:
         alone = await relevances(scorer, use_cache=False)
     assert len(vllm.completions[0]["prompt"]) == 2
     assert (scored.usage.pairs_cached, scored.usage.pairs_scored) == (1, 2)
-    assert [score.relevance for score in scored.scores] == alone
+    assert [score.relevance for score in scored.scores if score is not None] == alone
 
 
 async def test_scores_of_another_question_are_not_taken() -> None:
@@ -141,6 +137,7 @@ async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
     async with scorer_of(vllm, cache) as scorer:
         scored = await scorer.score(QUESTION, PASSAGES[:1], deadline_s=soon(), use_cache=True)
     assert scored.usage.pairs_scored == 1
+    assert scored.scores[0] is not None
     assert 0 <= scored.scores[0].relevance <= 1
 
 
@@ -299,9 +296,6 @@ async def test_prompt_leaves_room_for_the_one_token_that_is_sampled() -> None:
 async def test_sizes_of_calls_are_observed() -> None:
     sizes: list[int] = []
     vllm = FakeVllm()
-    async with vllm.engine() as engine:
-        scorer = VllmScorer(
-            engine, CountingCache(), KEYS, VllmSettings(max_prompts_per_call=2), observe_batch=sizes.append
-        )
+    async with scorer_of(vllm, max_prompts_per_call=2, observe_call=sizes.append) as scorer:
         await relevances(scorer)
     assert sorted(sizes) == [1, 2]

@@ -1,5 +1,6 @@
 """Prompts as token ids, on a small byte-level BPE."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from service.adapters.tokenizer import (
+    KnownContexts,
     PromptTokenizer,
     checkpoint_directory,
     checkpoint_revision,
     open_tokenizer,
 )
 from service.errors import CheckpointError, RequestError
+from service.types import Passage
 from tests.fake_vllm import SPECIAL_TOKENS, prompt_tokenizer, tiny_tokenizer
 from tests.fakes import rankrag_prompts
 
@@ -139,6 +142,105 @@ def test_cut_prompt_never_ends_in_half_a_character(tokenizer: PromptTokenizer) -
     for max_tokens in range(180, 200):
         prompt = tokenizer.score_prompt(QUESTION, "", "漢字🏔" * 300, max_tokens=max_tokens)
         assert "\ufffd" not in decoded(prompt.ids)
+
+
+# Many pairs at once
+
+PASSAGES = [Passage("a", "It is high.", "Mont Blanc"), Passage("b", WORDS), Passage("c", ""), Passage("d", WORDS[:300])]
+
+
+@pytest.mark.parametrize("max_tokens", [10_000, 512, 300, 200])
+def test_many_prompts_are_those_of_each_pair_also_where_they_are_cut(
+    tokenizer: PromptTokenizer, max_tokens: int
+) -> None:
+    prompts = tokenizer.score_prompts(QUESTION, PASSAGES, max_tokens=max_tokens)
+    assert prompts == [tokenizer.score_prompt(QUESTION, p.title, p.text, max_tokens=max_tokens) for p in PASSAGES]
+    assert prompts[1].is_cut is (max_tokens < 10_000)
+    assert {type(id_) for prompt in prompts for id_ in prompt.ids} == {int}
+
+
+def test_no_passages_make_no_prompts(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.score_prompts(QUESTION, [], max_tokens=512) == []
+    assert tokenizer.context_ids([]) == []
+
+
+def test_question_that_fills_the_context_is_a_request_error_for_many(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(RequestError, match="question alone"):
+        tokenizer.score_prompts("why " * 2000, PASSAGES, max_tokens=512)
+
+
+def test_prompt_is_made_of_the_ids_that_a_passage_brings(tokenizer: PromptTokenizer) -> None:
+    (kept,) = tokenizer.context_ids([Passage("a", "It is kept.")])
+    passages = [Passage("a", "It is not read.", context_ids=kept), Passage("b", "It is read.")]
+    prompts = tokenizer.score_prompts(QUESTION, passages, max_tokens=512)
+    shown = [decoded(prompt.ids) for prompt in prompts]
+    assert ["It is kept." in shown[0], "It is read." in shown[1]] == [True, True]
+    assert prompts[0] == tokenizer.score_prompt(QUESTION, "", "It is kept.", max_tokens=512)
+
+
+def test_tokenizer_that_needs_whole_prompts_does_not_use_ids_of_segments() -> None:
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "kept": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PromptTokenizer(words, rankrag_prompts())
+    passage = Passage("a", "It is kept", context_ids=(7, 7, 7))
+    assert not tokenizer.is_segmentable
+    assert tokenizer.context_ids([passage]) == [None]
+    assert tokenizer.score_prompts(QUESTION, [passage], max_tokens=512) == [
+        tokenizer.score_prompt(QUESTION, "", "It is kept", max_tokens=512)
+    ]
+
+
+def test_text_seen_again_gives_the_same_prompt_to_any_question(tokenizer: PromptTokenizer) -> None:
+    for question in [QUESTION, "Who?", QUESTION]:
+        prompts = tokenizer.score_prompts(question, PASSAGES, max_tokens=512)
+        assert prompts == [tokenizer.score_prompt(question, p.title, p.text, max_tokens=512) for p in PASSAGES]
+
+
+def test_known_contexts_forget_the_least_used_and_keep_titles_and_texts_apart() -> None:
+    known = KnownContexts(max_tokens=2 * 64 + 20)
+    known.put(Passage("", "c", "ab"), (1,) * 5)
+    known.put(Passage("", "bc", "a"), (2,) * 5)
+    assert list(known.get(Passage("other id", "c", "ab")) or ()) == [1] * 5
+    known.put(Passage("", "new"), (3,) * 5)
+    assert known.get(Passage("", "bc", "a")) is None
+    assert [list(known.get(p) or ()) for p in (Passage("", "c", "ab"), Passage("", "new"))] == [[1] * 5, [3] * 5]
+    known.put(Passage("", "long"), (4,) * 100)
+    assert known.get(Passage("", "long")) is None
+    assert known.get(Passage("", "new")) is not None
+
+
+def test_threads_that_share_a_small_memory_make_the_right_prompts() -> None:
+    tokenizer = PromptTokenizer(tiny_tokenizer(), rankrag_prompts(), max_cached_tokens=2000)
+    passages = [Passage(str(number), f"Word{number} " * (number % 7)) for number in range(60)]
+    wanted = [tokenizer.score_prompt(QUESTION, "", p.text, max_tokens=512) for p in passages]
+
+    def prompts(start: int) -> bool:
+        some = range(start, start + 20)
+        made = tokenizer.score_prompts(QUESTION, [passages[number] for number in some], max_tokens=512)
+        return made == [wanted[number] for number in some]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(prompts, list(range(40)) * 5))
+
+
+def test_fingerprint_changes_with_what_changes_a_context() -> None:
+    prompts, other = rankrag_prompts(), tiny_tokenizer()
+    other.add_tokens(["metres"])
+    fingerprints = [
+        PromptTokenizer(library, changed).fingerprint
+        for library, changed in [
+            (tiny_tokenizer(), prompts),
+            (other, prompts),
+            (tiny_tokenizer(), replace(prompts, system="Be polite.\n\n")),
+            (tiny_tokenizer(), replace(prompts, score_context="Text: {passage}\n\n")),
+            (tiny_tokenizer(), replace(prompts, score_turn="Ask: {question}")),
+            (tiny_tokenizer(), replace(prompts, passage_with_title="{title}: {text}")),
+            (tiny_tokenizer(), replace(prompts, passage_without_title="- {text}")),
+        ]
+    ]
+    assert len(set(fingerprints)) == 7
+    again, named = tiny_tokenizer(), replace(prompts, name="other", answer_turn="{question}", label_true=" Yes")
+    assert PromptTokenizer(again, prompts).fingerprint == PromptTokenizer(again, named).fingerprint == fingerprints[0]
 
 
 def write_checkpoint(directory: Path, **files: str) -> Path:

@@ -1,8 +1,11 @@
 """The wire to vLLM: what is sent, what comes back, and what every failure becomes."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from array import array
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -14,7 +17,7 @@ from service.errors import DeadlineError, EngineError, EngineOverloadedError, En
 from service.ports import Piece
 from service.settings import VllmSettings
 from service.types import Usage
-from tests.fake_vllm import sse
+from tests.fake_vllm import sse, until
 
 LABELS = Labels(true=7, false=8)
 PROMPTS = [[1, 2, 3], [4, 5]]
@@ -136,16 +139,138 @@ async def test_call_may_take_its_time_but_connecting_only_the_connect_timeout() 
 
 
 async def test_pool_has_the_settings_url_and_key() -> None:
-    settings = VllmSettings.model_validate({"url": "http://vllm:9000/base", "api_key": "secret"})
-    async with open_http(settings) as http:
+    settings = VllmSettings.model_validate({"api_key": "secret"})
+    async with open_http(settings, "http://vllm:9000/base") as http:
         assert str(http.base_url) == "http://vllm:9000/base/"
         assert http.headers["Authorization"] == "Bearer secret"
         assert (http.timeout.connect, http.timeout.read) == (settings.connect_timeout_s, None)
 
 
 async def test_pool_without_a_key_sends_none() -> None:
-    async with open_http(VllmSettings()) as http:
+    async with open_http(VllmSettings(), "http://vllm:9000") as http:
         assert "Authorization" not in http.headers
+
+
+async def test_bodies_are_json_by_their_header() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Content-Type"] == "application/json"
+        return httpx.Response(200, json=GOOD) if "stream" not in json.loads(request.content) else stream(request)
+
+    stream = streaming(sse(USAGE_CHUNK, "[DONE]"))
+    await score(answer)
+    await complete(answer)
+
+
+@pytest.mark.parametrize("prompts", [[(1, 2, 3), (4, 5)], [array("i", [1, 2, 3]), array("i", [4, 5])]])
+async def test_token_ids_may_be_in_any_sequence(prompts: list[Sequence[int]]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert json.loads(request.content)["prompt"] == PROMPTS
+        return httpx.Response(200, json=GOOD)
+
+    async with client_of(answer) as client:
+        await client.label_logprobs("model", prompts, LABELS, timeout_s=1)
+
+
+@pytest.mark.parametrize("priority", [-1, 0, 2**40])
+async def test_priority_is_sent_where_one_is_given(priority: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        assert body["priority"] == priority
+        return stream(request) if "stream" in body else httpx.Response(200, json=GOOD)
+
+    stream = streaming(sse(USAGE_CHUNK, "[DONE]"))
+    async with client_of(answer) as client:
+        await client.label_logprobs("model", PROMPTS, LABELS, timeout_s=1, priority=priority)
+        pieces = client.stream_completion("model", [1], max_tokens=3, stop=[], timeout_s=1, priority=priority)
+        assert [piece async for piece in pieces] == [Piece("", Usage(2, 2))]
+
+
+# Connections
+
+
+@dataclass
+class Peer:
+    """A server that reads and never answers; it sees when a connection is closed."""
+
+    num_open: int = 0
+    num_requests: int = 0
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[VllmClient]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = VllmClient(open_http(VllmSettings(), f"http://127.0.0.1:{port}"))
+        async with server, aclosing(client):
+            yield client
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_open += 1
+        try:
+            while data := await reader.read(65536):
+                self.num_requests += data.count(b"POST /v1/completions")
+        finally:
+            self.num_open -= 1
+            writer.close()
+
+
+async def score_at(client: VllmClient) -> None:
+    await client.label_logprobs("model", PROMPTS, LABELS, timeout_s=60)
+
+
+async def complete_at(client: VllmClient) -> None:
+    async for _ in client.stream_completion("model", [1], max_tokens=3, stop=[], timeout_s=60):
+        pass
+
+
+@pytest.mark.parametrize("call", [score_at, complete_at])
+async def test_cancelled_call_closes_its_connection_so_that_vllm_aborts_it(
+    call: Callable[[VllmClient], Coroutine[Any, Any, None]],
+) -> None:
+    peer = Peer()
+    async with peer.client() as client:
+        cancelled, other = (asyncio.create_task(call(client)) for _ in range(2))
+        await until(lambda: peer.num_requests == 2)
+        assert peer.num_open == 2
+        cancelled.cancel()
+        await until(lambda: peer.num_open == 1)
+        assert not other.done()
+        other.cancel()
+        await until(lambda: peer.num_open == 0)
+
+
+@pytest.mark.parametrize("call", [score_at, complete_at])
+async def test_call_under_way_when_the_pool_is_closed_is_an_engine_error(
+    call: Callable[[VllmClient], Coroutine[Any, Any, None]],
+) -> None:
+    peer = Peer()
+    async with peer.client() as client:
+        running = asyncio.create_task(call(client))
+        await until(lambda: peer.num_requests)
+        await client.aclose()
+        with pytest.raises(EngineError, match="can't be reached"):
+            await asyncio.wait_for(running, 5)
+        with pytest.raises(EngineError, match="no longer in use"):
+            await call(client)
+
+
+async def test_pool_may_wait_for_the_calls_under_way_before_it_closes() -> None:
+    is_released = asyncio.Event()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        await is_released.wait()
+        return httpx.Response(200, json=GOOD)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://vllm") as http:
+        client = VllmClient(http)
+        calls = [asyncio.create_task(score_at(client)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(client.aclose(wait=True))
+        await asyncio.sleep(0.01)
+        assert not http.is_closed
+        is_released.set()
+        await asyncio.wait_for(closing, 5)
+        assert http.is_closed
+        await asyncio.gather(*calls)
 
 
 # What comes back
@@ -249,6 +374,9 @@ MALFORMED: list[Any] = [
     scores_body(*(choice(0, {"token_id:7": -1.0, "token_id:8": -1.0}) for _ in range(2))),
     scores_body(*(choice(index, {"token_id:7": -1.0, "token_id:8": -1.0}) for index in range(3))),
     scores_body(*(choice(index, {"token_id:7": -1.0, "token_id:8": "low"}) for index in range(2))),  # type: ignore[dict-item]
+    scores_body(*(choice(index, {"token_id:7": -1.0, "token_id:8": "-1.0"}) for index in range(2))),  # type: ignore[dict-item]
+    scores_body(*(choice(index, {"token_id:7": -1.0, "token_id:8": None}) for index in range(2))),  # type: ignore[dict-item]
+    scores_body(*(choice(index, {"token_id:7": -1.0, "token_id:8": -(10**400)}) for index in range(2))),
     {"choices": GOOD["choices"]},
     {"choices": GOOD["choices"], "usage": None},
 ]
@@ -264,6 +392,14 @@ async def test_malformed_scores_are_an_engine_error(body: Any) -> None:
 async def test_missing_label_is_an_engine_error_and_never_a_probability(logprobs: dict[str, float]) -> None:
     with pytest.raises(EngineError, match="logprob_token_ids"):
         await score(answering(scores_body(choice(0, logprobs), choice(1, logprobs))))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "-1e999"])
+async def test_logprob_that_is_no_finite_number_is_an_engine_error_and_never_a_probability(number: str) -> None:
+    text = json.dumps(GOOD).replace("-3.0", number)
+    assert number in text
+    with pytest.raises(EngineError):
+        await score(lambda _: httpx.Response(200, text=text))
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "\xff"])

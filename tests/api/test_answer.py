@@ -155,6 +155,19 @@ async def test_failed_reranking_is_declared_and_keeps_the_retrievers_order(
     assert [passage["relevance_score"] for passage in body["passages"]] == [None] * 3
 
 
+async def test_ranking_that_ran_out_of_time_is_declared_counted_and_not_remembered(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.scorer.num_in_time = 2
+    body = await ask(client)
+    assert body["degraded"] == ["rerank_partial"]
+    assert [(p["id"], p["relevance_score"] is None) for p in body["passages"]] == [
+        ("mont-blanc", False), ("eiger", True), ("rhine", False),
+    ]  # fmt: skip
+    assert 'rankrag_degraded_total{kind="rerank_partial"} 1.0' in (await client.get("/metrics")).text
+    assert not (await ask(client))["cached"]
+
+
 async def test_nothing_found_is_an_abstention(client: httpx.AsyncClient, fakes: FakeServices) -> None:
     fakes.index.stored = ()
     body = await ask(client)

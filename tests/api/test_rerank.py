@@ -1,5 +1,6 @@
 """POST /rerank."""
 
+import time
 from typing import Any
 
 import httpx
@@ -125,3 +126,76 @@ async def test_scores_and_tokens_are_counted(client: httpx.AsyncClient) -> None:
 async def test_wrong_field_is_named(client: httpx.AsyncClient, body: dict[str, Any], param: str) -> None:
     response = await client.post("/rerank", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (422, param)
+
+
+# Part of the documents scored
+
+
+async def test_first_best_are_asked_for_where_not_all_are_wanted(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    for top_n in (None, 0, 1, 2, 3, 4):
+        await rerank(client, top_n=top_n)
+    assert fakes.scorer.top_ks == [None, None, 1, 2, None, None]
+
+
+async def test_scoring_that_settled_early_gives_the_best_and_says_what_it_left(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.scorer.num_settling = 2
+    body = await rerank(client, top_n=1)
+    assert (order(body), body["degraded"]) == ([1], [])
+    assert (body["usage"]["pairs_scored"], body["meta"]["pairs_unscored"]) == (2, 1)
+    assert order(await rerank(client, top_n=2)) == [1, 0]
+
+
+async def test_whole_ranking_leaves_nothing_unscored(client: httpx.AsyncClient) -> None:
+    body = await rerank(client)
+    assert (body["degraded"], body["meta"]["pairs_unscored"]) == ([], 0)
+
+
+@pytest.mark.parametrize(("top_n", "expected"), [(None, [1, 0]), (0, [1, 0]), (1, [1]), (2, [1, 0])])
+async def test_part_that_was_scored_in_time_comes_best_first_where_it_will_do(
+    client: httpx.AsyncClient, fakes: FakeServices, top_n: int | None, expected: list[int]
+) -> None:
+    fakes.scorer.num_in_time = 2
+    body = await rerank(client, allow_partial=True, top_n=top_n, return_documents=True)
+    assert (order(body), body["degraded"]) == (expected, ["rerank_partial"])
+    assert [result["document"]["text"] for result in body["results"]] == [DOCUMENTS[index] for index in expected]
+    assert (body["usage"]["pairs_scored"], body["meta"]["pairs_unscored"]) == (2, 1)
+
+
+async def test_part_that_was_scored_is_counted_as_degraded(client: httpx.AsyncClient, fakes: FakeServices) -> None:
+    fakes.scorer.num_in_time = 2
+    await rerank(client, allow_partial=True)
+    metrics = (await client.get("/metrics")).text
+    assert 'rankrag_degraded_total{kind="rerank_partial"} 1.0' in metrics
+    assert "rankrag_label_mass_count 2.0" in metrics
+
+
+@pytest.mark.parametrize(("allow_partial", "num_in_time"), [(False, 2), (None, 2), (True, 0)])
+async def test_part_that_will_not_do_is_a_504(
+    client: httpx.AsyncClient, fakes: FakeServices, allow_partial: bool | None, num_in_time: int
+) -> None:
+    fakes.scorer.num_in_time = num_in_time
+    allowed = {} if allow_partial is None else {"allow_partial": allow_partial}
+    response = await client.post("/rerank", json={"query": QUERY, "documents": DOCUMENTS, **allowed})
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+async def test_part_that_comes_right_after_the_deadline_is_not_cut_off(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.scorer.delay_s, fakes.scorer.num_in_time = 0.04, 2
+    assert order(await rerank(client, allow_partial=True, deadline_ms=20)) == [1, 0]
+
+
+async def test_scorer_that_hangs_is_cut_off_soon_after_the_deadline(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.scorer.delay_s = 60
+    body = {"query": QUERY, "documents": DOCUMENTS, "allow_partial": True, "deadline_ms": 20}
+    begun_s = time.monotonic()
+    response = await client.post("/rerank", json=body)
+    assert (response.status_code, response.json()["message"]) == (504, "not done within 0.02 s")
+    assert time.monotonic() - begun_s < 5

@@ -7,7 +7,6 @@ import httpx
 import pytest
 from httpx_sse import EventSource, ServerSentEvent
 
-from service.api.services import Dependency
 from service.app import create_app
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, RequestError, RetrievalError
 from service.settings import Settings
@@ -123,7 +122,7 @@ async def test_stream_that_hangs_ends_with_a_deadline_error(fakes: FakeServices)
 async def test_engine_that_is_down_keeps_its_status_before_the_stream(
     client: httpx.AsyncClient, fakes: FakeServices
 ) -> None:
-    fakes.engine = Dependency(False, "vLLM can't be reached")
+    fakes.scorer.refusal = EngineError("vLLM can't be reached")
     response = await client.post("/answer", json={"question": QUESTION, "stream": True})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_unavailable")
     assert response.headers["Retry-After"] == "2"

@@ -1,13 +1,15 @@
 """Equal keys must mean equal results."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.cache_keys import CacheKeys, digest
+from service.core.cache_keys import CacheKeys, digest, framed
 from service.types import Passage, Query
 
 KEYS = CacheKeys(checkpoint="checkpoint", prompts="prompts", index="index", encoder="encoder")
@@ -30,6 +32,53 @@ def test_different_parts_have_different_digests(one: list[str], other: list[str]
 
 def test_half_of_a_surrogate_pair_still_has_a_digest() -> None:
     assert digest("\ud800") != digest("\udfff")
+
+
+# Few characters, so that parts are often equal; digits and colons are what the frames are made of.
+ALPHABET = st.sampled_from("ab1:\ud800")
+TEXTS = st.text(ALPHABET, max_size=4)
+
+
+@given(st.lists(TEXTS, max_size=4), st.lists(TEXTS, max_size=4))
+def test_different_fields_have_different_frames(one: list[str], other: list[str]) -> None:
+    assert (framed(*one) == framed(*other)) == (one == other)
+
+
+def cut_up(text: str, borders: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in pairwise([0, *borders, len(text)])]
+
+
+def score_key(checkpoint: str, prompts: str, question: str, title: str, text: str) -> str:
+    keys = CacheKeys(checkpoint=checkpoint, prompts=prompts, index="", encoder="")
+    return keys.score(question, Passage("", text, title))
+
+
+@given(st.text(ALPHABET, max_size=8), st.data())
+def test_the_same_text_cut_into_other_parts_has_another_key(text: str, data: st.DataObject) -> None:
+    borders = st.lists(st.integers(0, len(text)), min_size=4, max_size=4).map(sorted)
+    one, other = data.draw(borders), data.draw(borders)
+    assert (score_key(*cut_up(text, one)) == score_key(*cut_up(text, other))) == (one == other)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), max_size=6))
+def test_scores_are_the_keys_of_each_pair_in_order(parts: list[tuple[str, str]]) -> None:
+    passages = [Passage("", text, title) for title, text in parts]
+    assert KEYS.scores("question", passages) == [KEYS.score("question", passage) for passage in passages]
+
+
+@given(st.tuples(TEXTS, TEXTS), st.tuples(TEXTS, TEXTS))
+def test_a_passage_is_its_title_and_text(one: tuple[str, str], other: tuple[str, str]) -> None:
+    found = KEYS.passage(Passage("1", one[1], one[0])), KEYS.passage(Passage("2", other[1], other[0], {"a": 1}))
+    assert (found[0] == found[1]) == (one == other)
+
+
+def test_a_passage_is_the_same_in_every_deployment() -> None:
+    assert KEYS.passage(PASSAGE) == CacheKeys(checkpoint="", prompts="", index="", encoder="").passage(PASSAGE)
+
+
+def test_keys_are_digests_of_16_bytes() -> None:
+    keys = [KEYS.score("question", PASSAGE), KEYS.passage(PASSAGE), KEYS.answer(QUERY), KEYS.embedding("question")]
+    assert [len(bytes.fromhex(key)) for key in keys] == [16] * 4
 
 
 @pytest.mark.parametrize("part", ["checkpoint", "prompts"])
@@ -90,4 +139,5 @@ def test_embedding_depends_on_question_and_encoder() -> None:
 def test_kinds_of_entries_never_share_a_key() -> None:
     keys = CacheKeys(checkpoint="", prompts="", index="", encoder="")
     query = Query("", top_n=1, top_k=1, max_tokens=1, deadline_s=1.0)
-    assert len({keys.embedding(""), keys.score("", Passage("", "")), keys.answer(query)}) == 3
+    passage = Passage("", "")
+    assert len({keys.embedding(""), keys.score("", passage), keys.answer(query), keys.passage(passage)}) == 4

@@ -1,13 +1,15 @@
 """Orders of passages."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.ranking import keep_best, keep_first, order_by_relevance
-from service.types import Passage, RetrievedPassage, Score
+from service.types import Passage, RetrievedPassage, Score, ScoredPassage
 
+MAYBE_RELEVANCES = st.lists(st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0]) | st.floats(0, 1), max_size=30)
 RELEVANCES = st.lists(st.floats(0, 1), max_size=30)
 TOP_K = st.integers(1, 40)
 
@@ -16,8 +18,13 @@ def retrieved(count: int) -> list[RetrievedPassage]:
     return [RetrievedPassage(Passage(str(rank), "text"), 1 / rank, rank) for rank in range(1, count + 1)]
 
 
-def scores(relevances: list[float]) -> list[Score]:
-    return [Score(relevance, 1.0) for relevance in relevances]
+def scores(relevances: Sequence[float | None]) -> list[Score | None]:
+    return [None if relevance is None else Score(relevance, 1.0) for relevance in relevances]
+
+
+def places(kept: Sequence[ScoredPassage]) -> list[int]:
+    """Positions in the retriever's order, from 0."""
+    return [passage.retrieved.retrieval_rank - 1 for passage in kept]
 
 
 @given(RELEVANCES)
@@ -83,3 +90,60 @@ def test_the_context_holds_what_is_relevant_enough_or_else_everything(
 
 def test_without_scores_everything_is_in_the_context() -> None:
     assert all(passage.is_in_context for passage in keep_first(retrieved(5), 3))
+
+
+@given(MAYBE_RELEVANCES)
+def test_order_leaves_out_what_has_no_score(relevances: list[float | None]) -> None:
+    order = order_by_relevance(scores(relevances))
+    scored = [(index, relevance) for index, relevance in enumerate(relevances) if relevance is not None]
+    assert order == [index for index, relevance in sorted(scored, key=lambda pair: (-pair[1], pair[0]))]
+
+
+@given(MAYBE_RELEVANCES, TOP_K, st.floats(0, 1), st.booleans())
+def test_whatever_has_a_score_the_first_top_k_are_kept_once_each_with_rank_and_score(
+    relevances: list[float | None], top_k: int, least: float, is_partial: bool
+) -> None:
+    kept = keep_best(retrieved(len(relevances)), scores(relevances), top_k, least, is_partial=is_partial)
+    assert len(kept) == len(set(places(kept))) == min(top_k, len(relevances))
+    assert [passage.rank for passage in kept] == list(range(1, len(kept) + 1))
+    assert [passage.score for passage in kept] == [scores(relevances)[place] for place in places(kept)]
+    longer = keep_best(retrieved(len(relevances)), scores(relevances), top_k + 1, least, is_partial=is_partial)
+    assert longer[: len(kept)] == kept
+
+
+@given(MAYBE_RELEVANCES, st.floats(0, 1), st.booleans())
+def test_groups_stand_in_their_order_and_each_in_its_own(
+    relevances: list[float | None], least: float, is_partial: bool
+) -> None:
+    def standing(place: int) -> tuple[int, float, int]:
+        """Sort key of a passage: its group, then falling relevance, then the retriever's order."""
+        relevance = relevances[place]
+        if relevance is None:
+            return (1 if is_partial else 2), 0.0, place
+        return (2 if is_partial and relevance < least else 0), -relevance, place
+
+    kept = keep_best(retrieved(len(relevances)), scores(relevances), len(relevances), least, is_partial=is_partial)
+    assert places(kept) == sorted(range(len(relevances)), key=standing)
+
+
+@given(st.integers(0, 30), TOP_K, st.floats(0, 1), st.booleans())
+def test_without_any_score_the_first_are_kept(count: int, top_k: int, least: float, is_partial: bool) -> None:
+    kept = keep_best(retrieved(count), [None] * count, top_k, least, is_partial=is_partial)
+    assert kept == keep_first(retrieved(count), top_k)
+
+
+@given(MAYBE_RELEVANCES, TOP_K, st.floats(0, 1), st.booleans())
+def test_context_has_what_may_be_relevant_only_where_time_ran_out(
+    relevances: list[float | None], top_k: int, least: float, is_partial: bool
+) -> None:
+    kept = keep_best(retrieved(len(relevances)), scores(relevances), top_k, least, is_partial=is_partial)
+    is_sure = any(relevance is not None and relevance >= least for relevance in relevances)
+    for passage in kept:
+        enough = is_partial if passage.score is None else passage.score.relevance >= least
+        assert passage.is_in_context is (enough or not is_sure)
+
+
+def test_time_that_ran_out_puts_the_unknown_between_the_good_and_the_bad() -> None:
+    found = scores([0.1, None, 0.9, None, 0.02])
+    assert places(keep_best(retrieved(5), found, 5, 0.5, is_partial=True)) == [2, 1, 3, 0, 4]
+    assert places(keep_best(retrieved(5), found, 5, 0.5)) == [2, 0, 4, 1, 3]

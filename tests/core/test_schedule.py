@@ -1,45 +1,218 @@
-"""The laws of cutting pairs into calls."""
+"""What the scheduler chooses: who goes first, what goes together, how calls are cut."""
 
-from itertools import pairwise
+from collections import Counter
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from service.core.schedule import plan_calls
+from service.core.schedule import Call, Limits, Pair, Scheduler
 
-NUM_TOKENS = st.lists(st.integers(1, 500), max_size=60)
-MAX_PROMPTS = st.integers(1, 20)
-MAX_TOKENS = st.integers(1, 1000)
-
-
-@given(NUM_TOKENS, MAX_PROMPTS, MAX_TOKENS)
-def test_every_prompt_is_in_one_call_in_order(num_tokens: list[int], max_prompts: int, max_tokens: int) -> None:
-    calls = plan_calls(num_tokens, max_prompts=max_prompts, max_tokens=max_tokens)
-    assert [tokens for call in calls for tokens in num_tokens[call]] == num_tokens
+LIMITS = Limits(
+    max_prompts_per_call=8, max_tokens_per_call=800, window_tokens=1600, max_calls=32, quantum_tokens=200
+)  # fmt: skip
 
 
-@given(NUM_TOKENS, MAX_PROMPTS, MAX_TOKENS)
-def test_calls_stay_within_both_limits_unless_one_prompt_is_alone(
-    num_tokens: list[int], max_prompts: int, max_tokens: int
-) -> None:
-    for call in plan_calls(num_tokens, max_prompts=max_prompts, max_tokens=max_tokens):
-        tokens = num_tokens[call]
-        assert 1 <= len(tokens) <= max_prompts
-        assert sum(tokens) <= max_tokens or len(tokens) == 1
+def scheduler(limits: Limits = LIMITS, replicas: tuple[str, ...] = ("a",)) -> Scheduler:
+    made = Scheduler(limits)
+    made.set_replicas(replicas)
+    return made
 
 
-@given(NUM_TOKENS, MAX_PROMPTS, MAX_TOKENS)
-def test_no_two_neighbouring_calls_would_fit_in_one(num_tokens: list[int], max_prompts: int, max_tokens: int) -> None:
-    calls = list(plan_calls(num_tokens, max_prompts=max_prompts, max_tokens=max_tokens))
-    for call, following in pairwise(calls):
-        tokens = [*num_tokens[call], num_tokens[following.start]]
-        assert len(tokens) > max_prompts or sum(tokens) > max_tokens
+def pairs(name: str, count: int, *, num_tokens: int = 100, group: str | None = None) -> list[Pair]:
+    return [Pair(f"{name}{n}", group or f"passage of {name}{n}", num_tokens) for n in range(count)]
 
 
-def test_oversized_prompt_goes_alone() -> None:
-    calls = list(plan_calls([10, 200, 10, 10], max_prompts=8, max_tokens=100))
-    assert calls == [slice(0, 1), slice(1, 2), slice(2, 4)]
+def keys(call: Call) -> list[str]:
+    return [pair.key for pair in call.pairs]
 
 
-def test_no_prompts_make_no_calls() -> None:
-    assert list(plan_calls([], max_prompts=8, max_tokens=100)) == []
+def served(made: Scheduler, *, num_tokens: int) -> Counter[str]:
+    """Tokens by request name, as the one replica works off what it holds, oldest call first."""
+    done: Counter[str] = Counter()
+    running: list[Call] = []
+    while sum(done.values()) < num_tokens:
+        running += made.schedule(0.0).calls
+        call = running.pop(0)
+        made.finish(call.id)
+        for pair in call.pairs:
+            done[pair.key.rstrip("0123456789")] += pair.num_tokens
+    return done
+
+
+def test_an_idle_replica_gets_a_small_request_whole_and_at_once() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 8), priority=1, deadline_s=9.0)
+    (call,) = made.schedule(0.0).calls
+    assert keys(call) == [f"x{n}" for n in range(8)]
+
+
+def test_a_large_request_is_cut_so_that_the_next_call_waits_at_the_replica() -> None:
+    made = scheduler(Limits(100, 10_000, 1600))
+    made.add(1, pairs("x", 50), priority=1, deadline_s=9.0)
+    assert [call.num_tokens for call in made.schedule(0.0).calls] == [800, 800]
+    assert made.num_waiting_pairs == 34
+
+
+def test_what_waits_goes_as_soon_as_a_call_ends() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 40), priority=1, deadline_s=9.0)
+    first, _ = made.schedule(0.0).calls
+    assert made.schedule(0.0).calls == ()
+    made.finish(first.id)
+    assert [call.num_tokens for call in made.schedule(0.0).calls] == [800]
+
+
+def test_an_oversized_pair_goes_alone_when_the_replica_is_idle() -> None:
+    made = scheduler()
+    made.add(1, [*pairs("x", 2), Pair("huge", "g", 5_000), *pairs("y", 2)], priority=1, deadline_s=9.0)
+    (first,) = made.schedule(0.0).calls
+    assert keys(first) == ["x0", "x1"]
+    made.finish(first.id)
+    (second,) = made.schedule(0.0).calls
+    assert keys(second) == ["huge"]
+    made.finish(second.id)
+    (third,) = made.schedule(0.0).calls
+    assert keys(third) == ["y0", "y1"]
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (100, 30), (40, 170)])
+def test_two_that_both_wait_get_equal_shares_whatever_their_size(sizes: tuple[int, int]) -> None:
+    made = scheduler()
+    made.add(1, pairs("big", 1000, num_tokens=sizes[0]), priority=1, deadline_s=9.0)
+    made.add(2, pairs("other", 1000, num_tokens=sizes[1]), priority=1, deadline_s=9.0)
+    done = served(made, num_tokens=20_000)
+    assert abs(done["big"] - done["other"]) <= LIMITS.quantum_tokens + LIMITS.max_tokens_per_call
+
+
+def test_a_newcomer_does_not_wait_for_those_who_came_first() -> None:
+    made = scheduler()
+    made.add(1, pairs("big", 1000), priority=1, deadline_s=9.0)
+    running = list(made.schedule(0.0).calls)
+    made.add(2, pairs("small", 5), priority=1, deadline_s=9.0)
+    made.finish(running.pop(0).id)
+    (call,) = made.schedule(0.0).calls
+    assert {"small0", "small1"} <= set(keys(call))
+    assert call.priority <= running[0].priority  # and an engine that orders by it takes it first
+
+
+def test_a_newcomer_owes_nothing_and_is_owed_nothing_for_the_time_before_it_came() -> None:
+    made = scheduler()
+    made.add(1, pairs("old", 2000), priority=1, deadline_s=9.0)
+    served(made, num_tokens=50_000)
+    made.add(2, pairs("new", 2000), priority=1, deadline_s=9.0)
+    done = served(made, num_tokens=20_000)
+    assert abs(done["old"] - done["new"]) <= LIMITS.quantum_tokens + LIMITS.window_tokens
+
+
+def test_a_class_goes_before_the_next() -> None:
+    made = scheduler(Limits(1, 800, 100))
+    for number, priority in ((1, 2), (2, 1), (3, 0)):
+        made.add(number, pairs(f"class{priority}-", 3), priority=priority, deadline_s=9.0)
+    order = []
+    for _ in range(9):
+        (call,) = made.schedule(0.0).calls
+        order.append(keys(call)[0].split("-")[0])
+        made.finish(call.id)
+    assert order == ["class0"] * 3 + ["class1"] * 3 + ["class2"] * 3
+
+
+def test_priorities_that_are_passed_on_order_classes_first() -> None:
+    made = scheduler(replicas=("a", "b"))
+    made.add(1, pairs("old", 200), priority=0, deadline_s=9.0)
+    served(made, num_tokens=15_000)
+    made.add(2, pairs("bulk", 1), priority=2, deadline_s=9.0)
+    made.add(3, pairs("urgent", 1), priority=0, deadline_s=9.0)
+    priorities: dict[str, int] = {}
+    while made.num_waiting_pairs:
+        for call in made.schedule(0.0).calls:
+            priorities |= dict.fromkeys(keys(call), call.priority)
+            made.finish(call.id)
+    assert priorities["urgent0"] < priorities["bulk0"]
+    assert max(value for key, value in priorities.items() if key != "bulk0") < priorities["bulk0"]
+
+
+def test_a_pair_that_an_urgent_request_joins_becomes_urgent() -> None:
+    made = scheduler(Limits(1, 800, 100))
+    made.add(1, pairs("x", 5), priority=2, deadline_s=9.0)
+    made.add(2, pairs("x", 5)[4:], priority=0, deadline_s=9.0)
+    (call,) = made.schedule(0.0).calls
+    assert keys(call) == ["x4"]
+    assert made.finish(call.id) == {"x4": (1, 2)}
+
+
+def test_questions_about_the_same_passage_go_together() -> None:
+    made = scheduler()
+    for number in range(4):
+        rest = pairs(f"other{number}-", 20)
+        made.add(number, [*rest, Pair(f"q{number}", "hot passage", 100)], priority=1, deadline_s=9.0)
+    running, holders = list(made.schedule(0.0).calls), []
+    while running:
+        call = running.pop(0)
+        held = {key for key in keys(call) if key.startswith("q")}
+        holders += [held] if held else []
+        made.finish(call.id)
+        running += made.schedule(0.0).calls
+    assert holders == [{"q0", "q1", "q2", "q3"}]
+
+
+def test_at_most_so_many_calls_run_at_once() -> None:
+    made = scheduler(Limits(1, 800, 100_000, max_calls=3))
+    made.add(1, pairs("x", 10), priority=1, deadline_s=9.0)
+    assert len(made.schedule(0.0).calls) == 3
+
+
+def test_work_is_spread_over_the_replicas() -> None:
+    made = scheduler(replicas=("a", "b"))
+    made.add(1, pairs("x", 30), priority=1, deadline_s=9.0)
+    made.schedule(0.0)
+    assert made.outstanding("a") > 0
+    assert made.outstanding("b") > 0
+    assert set(made.load()) == {"a", "b"}
+
+
+def test_without_a_replica_everything_waits() -> None:
+    made = scheduler(replicas=())
+    made.add(1, pairs("x", 3), priority=1, deadline_s=9.0)
+    plan = made.schedule(0.0)
+    assert (plan.calls, plan.wake_at_s) == ((), 9.0)
+    made.set_replicas(("a",))
+    assert len(made.schedule(0.0).calls) == 1
+
+
+def test_what_is_over_is_never_begun() -> None:
+    made = scheduler()
+    made.add(1, pairs("late", 3), priority=1, deadline_s=1.0)
+    made.add(2, pairs("late", 1), priority=1, deadline_s=9.0)
+    plan = made.schedule(1.0)
+    assert plan.expired == (1,)
+    assert [keys(call) for call in plan.calls] == [["late0"]]
+    assert made.finish(plan.calls[0].id) == {"late0": (2,)}
+
+
+def test_a_running_call_whose_last_waiter_is_out_of_time_is_aborted() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 3), priority=1, deadline_s=1.0)
+    (call,) = made.schedule(0.0).calls
+    assert made.schedule(2.0).aborted == (call.id,)
+    assert made.outstanding_tokens == 0
+    assert made.finish(call.id) == {}
+
+
+def test_tokens_ahead_are_what_runs_and_what_waits_in_no_later_class() -> None:
+    made = scheduler(Limits(1, 800, 100))
+    made.add(1, pairs("x", 3), priority=1, deadline_s=9.0)
+    made.schedule(0.0)
+    made.add(2, pairs("y", 5), priority=2, deadline_s=9.0)
+    assert [made.tokens_ahead(priority) for priority in (0, 1, 2)] == [100, 300, 800]
+
+
+def test_a_thousand_requests_fill_every_call() -> None:
+    made = scheduler()
+    for number in range(1000):
+        made.add(number, pairs(f"r{number}-", 20), priority=1, deadline_s=9.0)
+    num_calls, running = 0, list(made.schedule(0.0).calls)
+    while running:
+        made.finish(running.pop(0).id)
+        num_calls += 1
+        running += made.schedule(0.0).calls
+    assert num_calls == 1000 * 20 / LIMITS.max_prompts_per_call
+    assert made.num_waiting_pairs == 0

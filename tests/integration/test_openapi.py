@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
 
 from service.app import create_app
 from service.settings import Settings
+from tests.fuzzing import give_time
 
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
 
@@ -22,6 +23,7 @@ schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @pytest.mark.timeout(900)
 def test_no_request_breaks_the_service_or_its_schema(case: schemathesis.Case[Any], service: str) -> None:
+    give_time(case)
     case.call_and_validate(
         base_url=service,
         checks=[

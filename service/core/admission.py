@@ -1,0 +1,170 @@
+"""Whether there is time for one more request: what waits, over what the engines finish per second."""
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Final
+
+from service.errors import OverloadedError
+
+MAX_RETRY_AFTER_S: Final = 60
+# Calls finish in bursts. Over less busy time than this a rate says more about the burst than about the engines.
+MIN_BUSY_S: Final = 0.05
+RATE_HALF_LIFE_S: Final = 2.0
+
+# Before any text was tokenised: English has about 4 characters a token, and a passage of 100 words about 200
+# tokens with its prompt. Other scripts are learned within a few requests.
+INITIAL_TOKENS_PER_CHAR: Final = 1 / 3
+INITIAL_TOKENS_PER_PAIR: Final = 200.0
+ESTIMATE_HALF_LIFE_PAIRS: Final = 200.0
+ESTIMATE_HALF_LIFE_CHARS: Final = 100_000.0
+
+
+@dataclass(slots=True)
+class FadingRatio:
+    """An amount per unit. What was seen `half_life` units ago counts half as much as what is seen now.
+
+    Amount and units fade together, so that the ratio is a plain mean at the beginning and free of its start.
+    """
+
+    half_life: float
+    amount: float = 0.0
+    units: float = 0.0
+
+    def add(self, amount: float, units: float) -> None:
+        kept = 0.5 ** (units / self.half_life)
+        self.amount = self.amount * kept + amount
+        self.units = self.units * kept + units
+
+    def value(self) -> float:
+        """Raises ZeroDivisionError where nothing was added yet."""
+        return self.amount / self.units
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Tokens finished and seconds spent, all of them on work that was begun within the stretch."""
+
+    num_tokens: int = 0
+    busy_s: float = 0.0
+
+    def add(self, num_tokens: int, busy_s: float) -> None:
+        self.num_tokens += num_tokens
+        self.busy_s += busy_s
+
+
+class DrainRate:
+    """Prompt tokens that the engines finish per second, while they have enough to do.
+
+    While work waits, every call that finishes moves the rate. Otherwise the engines might have done more, so
+    what they did is only a lower bound: they can do that much. The bound counts from the last moment with
+    nothing outstanding, since a call that was begun before it would be counted without its time.
+    """
+
+    def __init__(self) -> None:
+        self._rate = FadingRatio(RATE_HALF_LIFE_S)
+        self._stretch = _Stretch()
+        self._last_s: float | None = None
+
+    def observe(self, num_tokens: int, now_s: float, *, is_saturated: bool) -> None:
+        """A call of `num_tokens` was finished now; saturated where work was waiting ever since the last one."""
+        if self._last_s is None:
+            self._last_s = now_s
+            return
+        busy_s = max(now_s - self._last_s, 0.0)
+        self._last_s = now_s
+        self._stretch.add(num_tokens, busy_s)
+        if is_saturated:
+            self._rate.add(num_tokens, busy_s)
+        else:
+            self._raise()
+
+    def resume(self, now_s: float) -> None:
+        """Work begins with nothing outstanding: the time before now does not count."""
+        self._last_s = now_s
+        if self._stretch.busy_s >= MIN_BUSY_S:
+            self._stretch = _Stretch()
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Above 0; None until the engines were saturated for `MIN_BUSY_S`.
+
+        Lightly loaded engines show no rate: their lower bound may be far too low to refuse anyone by it.
+        """
+        is_known = self._rate.units >= MIN_BUSY_S and self._rate.amount > 0
+        return self._rate.value() if is_known else None
+
+    def _raise(self) -> None:
+        known = self.tokens_per_s
+        if known is None or self._stretch.busy_s < MIN_BUSY_S:
+            return
+        proven = self._stretch.num_tokens / self._stretch.busy_s
+        self._rate.amount = max(known, proven) * self._rate.units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The rule: a request must be predicted to be done within `max_wait_share` of its time.
+
+    The rest of its time is for what a prediction does not know, and for generating. At most
+    `max_queued_tokens` wait. Engines with nothing to do refuse nobody: whoever comes then has the best chance
+    there is.
+    """
+
+    max_queued_tokens: int
+    max_wait_share: float = 0.8
+
+    def check(self, *, num_tokens: int, tokens_ahead: int, tokens_per_s: float | None, time_left_s: float) -> None:
+        """Let a request of `num_tokens` pass that would wait behind `tokens_ahead`, or refuse it.
+
+        `tokens_per_s` is above 0, or None while it is unknown; then only the bound on the queue holds.
+
+        Raises:
+            OverloadedError: with the time after which so much has drained that the request would fit.
+        """
+        if tokens_ahead <= 0:
+            return
+        excess = tokens_ahead + num_tokens - self.max_queued_tokens
+        if tokens_per_s is None:
+            if excess > 0:
+                raise _overloaded(f"{tokens_ahead} prompt tokens wait already", 0.0)
+            return
+        predicted_s = (tokens_ahead + num_tokens) / tokens_per_s
+        late_s = predicted_s - self.max_wait_share * time_left_s
+        if excess > 0 or late_s > 0:
+            wait_s = min(max(late_s, excess / tokens_per_s), tokens_ahead / tokens_per_s)
+            raise _overloaded(f"{tokens_ahead} prompt tokens wait already, for {predicted_s:.1f} s", wait_s)
+
+
+def _overloaded(reason: str, wait_s: float) -> OverloadedError:
+    retry_after_s = ceil(min(max(wait_s, 1.0), MAX_RETRY_AFTER_S))
+    return OverloadedError(f"more work waits than can be done in time: {reason}", retry_after_s=retry_after_s)
+
+
+def _tokens_per_char() -> FadingRatio:
+    return FadingRatio(ESTIMATE_HALF_LIFE_CHARS, INITIAL_TOKENS_PER_CHAR * 200, 200)
+
+
+def _tokens_per_pair() -> FadingRatio:
+    return FadingRatio(ESTIMATE_HALF_LIFE_PAIRS, INITIAL_TOKENS_PER_PAIR, 1)
+
+
+@dataclass(slots=True)
+class TokenEstimate:
+    """Prompt tokens of pairs that were not tokenised yet, by what others had."""
+
+    _per_char: FadingRatio = field(default_factory=_tokens_per_char)
+    _per_pair: FadingRatio = field(default_factory=_tokens_per_pair)
+
+    def observe(self, num_chars: int, num_tokens: int, num_pairs: int = 1) -> None:
+        """`num_pairs` prompts were made: of so many characters of passages, so many tokens in all."""
+        self._per_char.add(num_tokens, num_chars)
+        self._per_pair.add(num_tokens, num_pairs)
+
+    def tokens(self, num_chars: int) -> int:
+        """Rounded up: at least 1 for any text."""
+        return ceil(num_chars * self._per_char.value())
+
+    @property
+    def tokens_per_pair(self) -> int:
+        """For pairs whose text is not known either; rounded up."""
+        return ceil(self._per_pair.value())
