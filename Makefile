@@ -9,11 +9,12 @@ STAMPS := .setup
 ONCE ?=
 PORT ?=
 INDEX ?= build/demo-index
+BENCH ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-redis demo serve index check test train clean
+.PHONY: help setup setup-dev setup-redis demo serve index check test train bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -89,6 +90,9 @@ test: setup-dev setup-redis index check ## check, and the tests on the real vLLM
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
 	$(BIN)/python -m training.train training/demo-cpu.yaml --out runs/demo
 	$(BIN)/python -m training.export runs/demo models/demo
+
+bench: $(STAMPS)/dev $(STAMPS)/vllm ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
+	$(BIN)/python -m loadtest.bench_scoring $(BENCH)
 
 clean: ## remove environments and everything built
 	rm -rf $(VENV) $(VLLM_VENV) $(STAMPS) build

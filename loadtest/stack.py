@@ -1,0 +1,127 @@
+"""vLLM and the service as processes of their own, as `service.local_stack` starts them."""
+
+import math
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+from mirakuru import HTTPExecutor
+
+from service import local_stack
+from service.errors import ConfigError, EngineError
+from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How vLLM is started: as `make demo` does, with another KV cache; `arguments` come last and win."""
+
+    python: Path
+    checkpoint: str
+    num_blocks: int
+    kv_cache_gib: int
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    url: str
+    pid: int
+
+    def rss_bytes(self) -> int:
+        """Memory that the process and its children hold now.
+
+        Raises:
+            EngineError: it is dead.
+        """
+        try:
+            process = psutil.Process(self.pid)
+            return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+        except psutil.NoSuchProcess as exc:
+            raise EngineError("the service died") from exc
+
+
+def vllm_command(options: VllmOptions, port: int) -> list[str]:
+    return [
+        str(options.python), "-m", "vllm.entrypoints.openai.api_server", "--model", options.checkpoint,
+        "--host", HOST, "--port", str(port), *local_stack.VLLM_ARGUMENTS,
+        "--num-gpu-blocks-override", str(options.num_blocks), *options.arguments,
+    ]  # fmt: skip
+
+
+@contextmanager
+def vllm_running(options: VllmOptions, log: Path) -> Iterator[str]:
+    """One vLLM; its URL. It can be told to forget its prefixes.
+
+    Raises:
+        ConfigError: it did not come up.
+    """
+    if not options.python.is_file():
+        raise ConfigError(f"{options.python} does not exist: `make setup` makes vLLM's environment")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with TemporaryDirectory(prefix="rankrag-") as scratch:
+        environment = {
+            **os.environ,
+            **local_stack.VLLM_ENVIRONMENT,
+            "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
+            "VLLM_SERVER_DEV_MODE": "1",
+            "TMPDIR": scratch,
+        }
+        process = HTTPExecutor(
+            f"exec {shlex.join(vllm_command(options, port))} > {shlex.quote(str(log))} 2>&1",
+            f"http://{HOST}:{port}/health", shell=True, method="GET", timeout=local_stack.START_TIMEOUT_S,
+            envvars=environment, expected_returncode=None,
+        )  # fmt: skip
+        with running(process, "vLLM", log):
+            yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def service_running(
+    checkpoint: str, vllm_urls: Sequence[str], settings: Mapping[str, str], log: Path
+) -> Iterator[RunningService]:
+    """One service over these vLLMs; `settings` are environment variables.
+
+    Raises:
+        ConfigError: it did not come up.
+    """
+    port = free_port()
+    process = service_process(port, service_environment(checkpoint, vllm_urls, settings), log)
+    with ExitStack() as stack:
+        stack.enter_context(running(process, "the service", log))
+        if process.process is None:
+            raise ConfigError("the service has no process")
+        yield RunningService(f"http://{HOST}:{port}", process.process.pid)
+
+
+def service_environment(checkpoint: str, vllm_urls: Sequence[str], settings: Mapping[str, str]) -> dict[str, str]:
+    """Canaries wait behind the other contenders' traffic, which the service knows nothing of: hence their long time."""
+    return {
+        **SERVICE_ENVIRONMENT,
+        "RANKRAG_CHECKPOINT": checkpoint,
+        "RANKRAG_VLLM__URL": ",".join(vllm_urls),
+        "RANKRAG_VLLM__HEALTH_TIMEOUT_S": "60",
+        **settings,
+    }
+
+
+def machine() -> dict[str, str | int]:
+    """What numbers from here hold for."""
+    return {
+        "cpu": _cpu_model(),
+        "num_cores": psutil.cpu_count() or 0,
+        "memory_gib": math.floor(psutil.virtual_memory().total / 2**30),
+        "system": f"{os.uname().sysname} {os.uname().release}",
+    }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
