@@ -103,7 +103,7 @@ async def open_pipeline(
     prompt_file = read_prompts(settings.prompts)
     directory = checkpoint_directory(settings.checkpoint, settings.checkpoint_revision)
     tokenizer = PromptTokenizer(open_tokenizer(directory), prompt_file.prompts)
-    opened = _open_index(settings)
+    opened = _open_index(settings, tokenizer)
     keys = _cache_keys(prompt_file, checkpoint_revision(directory), opened)
     async with AsyncExitStack() as stack:
         cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
@@ -140,7 +140,7 @@ class ScoringEngine:
 
 def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas) -> ScoringEngine:
     vllm = settings.vllm
-    limits = Limits(vllm.max_prompts_per_call, vllm.max_tokens_per_call, vllm.window_tokens)
+    limits = Limits(vllm.max_prompts_per_call, vllm.max_tokens_per_call, vllm.window_tokens, vllm.max_connections)
     scheduler, drain = Scheduler(limits), DrainRate()
     dispatcher = Dispatcher(
         scheduler, replicas, drain,
@@ -153,7 +153,7 @@ def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas) -> Sc
         scoring_requests=lambda: dispatcher.num_requests,
         scoring_calls=lambda: dispatcher.num_calls,
     )
-    admission = Admission(max_queued_tokens=settings.limits.max_queued_tokens)
+    admission = Admission(max_queued_tokens=vllm.max_queued_tokens)
     return ScoringEngine(scheduler, dispatcher, Gate(scheduler, drain, admission, TokenEstimate(), time.monotonic))
 
 
@@ -162,10 +162,13 @@ def _keep_running(stack: AsyncExitStack, loop: Callable[[], object], on_death: C
     stack.push_async_callback(_cancel, asyncio.create_task(supervise(loop, on_death)))
 
 
-def _open_index(settings: Settings) -> OpenIndex | None:
-    if settings.index.path is None:
+def _open_index(settings: Settings, tokenizer: PromptTokenizer) -> OpenIndex | None:
+    index = settings.index
+    if index.path is None:
         return None
-    return open_index(settings.index.path, device=settings.index.device, encoder_device=settings.index.encoder_device)
+    return open_index(
+        index.path, device=index.device, encoder_device=index.encoder_device, fingerprint=tokenizer.fingerprint
+    )
 
 
 def _cache_keys(prompt_file: PromptFile, revision: str, opened: OpenIndex | None) -> CacheKeys:

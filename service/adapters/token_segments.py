@@ -5,7 +5,7 @@ seam are those that it has in any prompt, if every step of the tokenizer decides
 what follows the letter, and on its right without what precedes the seam (but for the start of a text, which a
 guard stands in for). `is_apart` proves that from the tokenizer's parts, and says no where it can't:
 
-- Added tokens: none holds a newline or takes in white space before it, so none lies across a seam.
+- Added tokens: none holds a newline or takes in the white space beside it, so none lies across or ends at a seam.
 - Normaliser: works character by character, or is one of Unicode's forms, which never compose with an ASCII letter.
 - Pre-tokeniser: a regular expression without anchors, look-behind or far look-ahead, no branch of which accepts
   both the newline and the letter, has no match across a seam; if some branch takes any newline, a piece ends there.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import Any, Final, TypeAlias
 
-from tokenizers import Regex, Tokenizer, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 
 from service.core.prompts import PromptSet
 
@@ -74,7 +74,7 @@ class _Branch:
 
 def is_apart(tokenizer: Tokenizer, letters: str) -> bool:
     """Whether seams of a newline and one of `letters` part the tokenizer's work on any text, as proved above."""
-    if any(_NEWLINE in token.content or token.lstrip for token in tokenizer.get_added_tokens_decoder().values()):
+    if any(map(_may_hold_seam, tokenizer.get_added_tokens_decoder().values())):
         return False
     if not _is_local_normalizer(_state(tokenizer.normalizer)):
         return False
@@ -91,6 +91,11 @@ def is_apart(tokenizer: Tokenizer, letters: str) -> bool:
         if step["type"] == "ByteLevel":
             newline = _NEWLINE_IN_BYTE_LEVEL
     return isinstance(model, models.BPE) and not _has_merge_across(tokenizer, model, newline, letters)
+
+
+def _may_hold_seam(token: AddedToken) -> bool:
+    """A special token only hides what lies in it: it is text here, and takes nothing in."""
+    return _NEWLINE in token.content or (not token.special and (token.lstrip or token.rstrip))
 
 
 def _state(part: Any) -> Any:
@@ -201,8 +206,9 @@ class _Guard:
 class SegmentEncoder:
     """The ids of contexts and turns as they are inside of a whole prompt. `open_segments` makes it.
 
-    Each is encoded between guards. Their ids must be those they had in the fixed parts of the prompt: a text that
-    would change them gets no ids (None), and its prompt is tokenised whole.
+    Each is encoded between guards, for the proof is of a seam, not of an end. Their ids must be those that they had
+    in the fixed parts of the prompt: should the proof be wrong about a text after all, it gets no ids (None), and
+    its prompt is tokenised whole.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompts: PromptSet) -> None:
