@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.types import Answer, Filters, Passage, Query, Priority, RetrievedPassage, Score, Usage
+from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
 
 Vector = NDArray[np.float32]
 

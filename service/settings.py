@@ -67,6 +67,11 @@ class VllmSettings(_Section):
         16384,
         description="Prompt tokens outstanding per vLLM; twice its `--max-num-batched-tokens` keeps it busy.",
     )
+    max_queued_tokens: PositiveInt = Field(
+        2_000_000,
+        description="Prompt tokens that may wait for scoring, of all requests; beyond it, or where a request could not "
+        "be done in its time, it gets a 429.",
+    )
     max_connections: PositiveInt = Field(32, description="Open connections to one vLLM, and calls in flight there.")
     max_prompts_per_call: PositiveInt = Field(32, description="Pairs in one scoring call.")
     max_tokens_per_call: PositiveInt = Field(
@@ -138,10 +143,6 @@ class LimitSettings(_Section):
     max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")
     max_answer_tokens: PositiveInt = Field(512, description="Tokens of one answer.")
     max_filters: PositiveInt = Field(16, description="Metadata fields in `filters`.")
-    max_queued_tokens: PositiveInt = Field(
-        2_000_000, description="Prompt tokens that may wait for scoring; beyond it, or where a request could not be done "
-        "in time, it gets a 429.",
-    )  # fmt: skip
     max_deadline_ms: PositiveInt = Field(60_000, description="Milliseconds in `deadline_ms` or `X-Deadline-Ms`.")
 
 

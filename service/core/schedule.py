@@ -1,9 +1,11 @@
 """Which pairs of all requests go to which replica now: pure decisions, carried out by `adapters/dispatcher`.
 
 A pair that several requests want is one entry with several waiters. Every request has an account of the tokens
-that were sent for it, and the one that stands lowest goes next: start-time fair queueing (Goyal et al., 1996),
-with tags rounded down to a quantum, so that a request's first quantum goes together. Two requests of a class that
-both wait get equal shares of the tokens, to within one quantum and one pair. A class goes before the next one.
+that were sent for it, and the one that stands lowest goes next, tags rounded down to a quantum so that a request's
+first quantum goes together: weighted fair queueing (Demers et al., 1989). Two requests of a class that both wait get
+equal shares of the tokens, to within one quantum and one call. A newcomer begins at the class's virtual time, which
+is what an equal share of the finished work has come to: it waits for no work that is only queued, and requests
+without end can't keep a large one from its share. A class goes before the next.
 
 The tag is passed on as the call's priority: an engine that orders its own queue by it keeps the same fairness for
 what it already holds, and a large window costs a newcomer nothing.
@@ -76,15 +78,16 @@ class _Request:
     missing: dict[str, None]
     queue: deque[str]
     sent_tokens: int = 0
-    is_in_line: bool = False
+    line_tag: int | None = None  # where its live place in the line is; its other places there are stale
 
 
 @dataclass(slots=True)
 class _Entry:
     pair: Pair
-    priority: int  # of the request that brought it: what it is counted under while it waits
+    priority: int  # the best class of its waiters: what it is counted under while it waits
     waiters: dict[int, None]
     call: int | None = None
+    payer: int | None = None  # whose account it was sent on
     failed_on: str | None = None
     is_alone: bool = False
 
@@ -111,8 +114,9 @@ class Scheduler:
         self._line: list[tuple[int, int, int]] = []  # heap of (class, tag, request)
         self._deadlines: list[tuple[float, int]] = []
         self._calls: dict[int, Call] = {}
-        self._tags: dict[int, tuple[int, int]] = {}  # (class, tag) of each running call
-        self._last_tags: Counter[int] = Counter()
+        self._classes: dict[int, int] = {}  # of each running call
+        self._num_requests: Counter[int] = Counter()  # by class
+        self._virtual_times: dict[int, float] = {}  # by class, in tokens
         self._numbers = count(1)
         self._waiting: Counter[int] = Counter()  # tokens by class
         self._num_waiting = 0
@@ -156,12 +160,14 @@ class Scheduler:
         keys = dict.fromkeys(pair.key for pair in pairs)
         added = _Request(request, priority, deadline_s, self._virtual_time(priority), keys, deque(keys))
         self._requests[request] = added
+        self._num_requests[priority] += 1
         heappush(self._deadlines, (deadline_s, request))
         for pair in pairs:
             entry = self._entries.get(pair.key)
             if entry is None:
                 entry = self._entries[pair.key] = _Entry(pair, priority, {})
                 self._wait(entry)
+            self._reclass(entry, min(entry.priority, priority) if entry.waiters else priority)
             entry.waiters[request] = None
         self._line_up(added)
 
@@ -170,6 +176,7 @@ class Scheduler:
         gone = self._requests.pop(request, None)
         if gone is None:
             return ()
+        self._num_requests[gone.priority] -= 1
         touched: dict[int, None] = {}
         for key in gone.missing:
             entry = self._entries[key]
@@ -179,6 +186,8 @@ class Scheduler:
             elif not entry.waiters:
                 self._stop_waiting(entry)
                 del self._entries[key]
+            if entry.waiters:
+                self._reclass(entry, self._best_class(entry))
         unwanted = tuple(call for call in touched if not self._is_wanted(call))
         for call in unwanted:
             for entry in self._end(call):
@@ -194,7 +203,10 @@ class Scheduler:
 
     def finish(self, call: int) -> Mapping[str, tuple[int, ...]]:
         """The call brought its scores: who waits for which of its pairs. Each is told once."""
-        return {} if call not in self._calls else self._settle(self._end(call))
+        if call not in self._calls:
+            return {}
+        self._advance(self._classes[call], self._calls[call].num_tokens)
+        return self._settle(self._end(call))
 
     def fail(self, call: int, *, is_refusal: bool = False) -> Mapping[str, tuple[int, ...]]:
         """The call brought none: who must be told. The other pairs wait again.
@@ -231,30 +243,55 @@ class Scheduler:
         if not group:
             del self._groups[entry.pair.group]
 
+    def _reclass(self, entry: _Entry, priority: int) -> None:
+        if entry.call is None:
+            self._waiting[entry.priority] -= entry.pair.num_tokens
+            self._waiting[priority] += entry.pair.num_tokens
+        entry.priority = priority
+
+    def _best_class(self, entry: _Entry) -> int:
+        """O(1) while somebody of its present class still waits for it."""
+        return entry.priority if entry.priority in self._priorities(entry) else min(self._priorities(entry))
+
+    def _priorities(self, entry: _Entry) -> Iterator[int]:
+        return (self._requests[number].priority for number in entry.waiters)
+
     def _wait_again(self, entry: _Entry, *, failed_on: str | None, is_alone: bool) -> None:
         """At the head of its requests, which get back what they were charged."""
-        entry.call, entry.failed_on, entry.is_alone = None, failed_on or entry.failed_on, is_alone
+        entry.call, entry.failed_on = None, failed_on or entry.failed_on
+        entry.is_alone = entry.is_alone or is_alone  # it may still be the bad one
         self._wait(entry)
-        self._requests[next(iter(entry.waiters))].sent_tokens -= entry.pair.num_tokens
+        payer = self._requests.get(entry.payer) if entry.payer is not None else None
+        if payer is not None:
+            payer.sent_tokens -= entry.pair.num_tokens
+            self._line_up(payer)
         for number in entry.waiters:
             request = self._requests[number]
             request.queue.appendleft(entry.pair.key)
             self._line_up(request)
 
     def _line_up(self, request: _Request) -> None:
-        if request.queue and not request.is_in_line:
-            request.is_in_line = True
-            heappush(self._line, (request.priority, self._tag(request), request.number))
+        """A refund may bring it forward: then it gets a second, better place, and the old one is stale."""
+        tag = self._tag(request)
+        if request.queue and (request.line_tag is None or tag < request.line_tag):
+            request.line_tag = tag
+            heappush(self._line, (request.priority, tag, request.number))
 
     def _tag(self, request: _Request) -> int:
         """Where the request stands: what was sent for it, in whole quanta, on top of where it began."""
         quantum = self._limits.quantum_tokens
-        return request.start_tag + max(request.sent_tokens, 0) // quantum * quantum
+        return request.start_tag + request.sent_tokens // quantum * quantum
 
     def _virtual_time(self, priority: int) -> int:
-        """Where a newcomer begins: with the least that a running call of its class has got."""
-        running = [tag for class_, tag in self._tags.values() if class_ == priority]
-        return min(running, default=self._last_tags[priority])
+        """Where a newcomer begins."""
+        if not self._requests:
+            self._virtual_times.clear()  # nothing to be fair to: the tags, which are sent on, stay small
+        return int(self._virtual_times.get(priority, 0.0))
+
+    def _advance(self, priority: int, num_tokens: int) -> None:
+        """So much was finished for all requests of a class together."""
+        share = num_tokens / max(self._num_requests[priority], 1)
+        self._virtual_times[priority] = self._virtual_times.get(priority, 0.0) + share
 
     def _expire(self, now_s: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
         expired: list[int] = []
@@ -269,16 +306,24 @@ class Scheduler:
     # --- starting -----------------------------------------------------------------------------------------
 
     def _drafts(self) -> Iterator[_Draft]:
-        """The calls that can start, in the order of the line; it stops at the first pair that finds no room."""
+        """The calls that can start, in the order of the line; it stops at the first pair that finds no room.
+
+        A pair that has failed on a replica lets others pass on that one only: the rest is held for it.
+        """
         is_little = self.waiting_tokens <= min(self._limits.max_tokens_per_call, self._limits.window_tokens)
         idle = {name for name in self._replicas if not self._outstanding[name]}
         open_drafts: dict[str, _Draft] = {}
         done: list[_Draft] = []
+        names, aside = self._replicas, list[tuple[_Request, str]]()
         while (request := self._first()) is not None:
             entry = self._entries[request.queue[0]]
-            replica = self._replica_for(entry, open_drafts)
+            replica = self._replica_for(entry, open_drafts, names)
             if replica is None:
-                break
+                names = tuple(name for name in names if name == entry.failed_on)
+                if not names:
+                    break
+                aside.append((request, request.queue.popleft()))
+                continue
             draft = open_drafts.get(replica)
             if draft is None or not self._fits(draft, entry):
                 max_tokens = self._call_tokens(is_whole=is_little and replica in idle)
@@ -287,28 +332,32 @@ class Scheduler:
                 done.append(draft)
                 self._num_calls[replica] += 1
             self._take(entry, draft)
-            self._take_companions(entry, draft, request.priority)
+            self._take_companions(entry, draft)
+        for request, key in reversed(aside):
+            request.queue.appendleft(key)
+            self._line_up(request)
         return iter(done)
 
     def _first(self) -> _Request | None:
         """The request that stands lowest, its next pair at the head of its queue."""
         while self._line:
-            class_, tag, number = self._line[0]
+            _, tag, number = self._line[0]
             request = self._requests.get(number)
-            if request is not None:
-                while request.queue and not self._is_waiting(request.queue[0]):
+            if request is not None and tag == request.line_tag:
+                while request.queue and not self._is_waiting_for(request, request.queue[0]):
                     request.queue.popleft()
-                if request.queue and (class_, tag) == (request.priority, self._tag(request)):
+                if request.queue and tag == self._tag(request):
                     return request
-                request.is_in_line = False
+                request.line_tag = None
             heappop(self._line)
             if request is not None:
                 self._line_up(request)
         return None
 
-    def _is_waiting(self, key: str) -> bool:
+    def _is_waiting_for(self, request: _Request, key: str) -> bool:
+        """Not what it was told already and somebody else now asks for again."""
         entry = self._entries.get(key)
-        return entry is not None and entry.call is None
+        return entry is not None and entry.call is None and request.number in entry.waiters
 
     def _call_tokens(self, *, is_whole: bool) -> int:
         """Two calls to a window, so that a replica has the next one before it is done with this one."""
@@ -316,8 +365,8 @@ class Scheduler:
         most = limits.max_tokens_per_call
         return most if is_whole else min(most, max(limits.window_tokens // 2, 1))
 
-    def _replica_for(self, entry: _Entry, open_drafts: Mapping[str, _Draft]) -> str | None:
-        names = [name for name in self._replicas if self._has_room(name, entry, open_drafts.get(name))]
+    def _replica_for(self, entry: _Entry, open_drafts: Mapping[str, _Draft], allowed: Collection[str]) -> str | None:
+        names = [name for name in allowed if self._has_room(name, entry, open_drafts.get(name))]
         elsewhere = [name for name in names if name != entry.failed_on]
         if not elsewhere and any(name != entry.failed_on for name in self._replicas):
             return None  # it waits for room on another than the one that failed it
@@ -336,6 +385,7 @@ class Scheduler:
         is_shared = not entry.is_alone and not (draft.entries and draft.entries[0].is_alone)
         return (
             is_shared
+            and draft.priority == entry.priority
             and len(draft.entries) < self._limits.max_prompts_per_call
             and draft.num_tokens + entry.pair.num_tokens <= draft.max_tokens
         )
@@ -348,13 +398,13 @@ class Scheduler:
         self._outstanding[draft.replica] += entry.pair.num_tokens
         payer = min((self._requests[number] for number in entry.waiters), key=lambda r: (r.priority, r.number))
         payer.sent_tokens += entry.pair.num_tokens
+        entry.payer = payer.number
 
-    def _take_companions(self, entry: _Entry, draft: _Draft, priority: int) -> None:
+    def _take_companions(self, entry: _Entry, draft: _Draft) -> None:
         """Other questions about the same passage share its prefix: they come along while there is room."""
         for key in list(self._groups.get(entry.pair.group, ())):
             other = self._entries[key]
-            is_welcome = any(self._requests[number].priority == priority for number in other.waiters)
-            if is_welcome and other.failed_on is None and self._fits(draft, other):
+            if other.failed_on is None and self._fits(draft, other):
                 if self._outstanding[draft.replica] + other.pair.num_tokens > self._limits.window_tokens:
                     return
                 self._take(other, draft)
@@ -373,8 +423,7 @@ class Scheduler:
             deadline_s=max(self._requests[waiter].deadline_s for waiter in waiters),
         )
         self._calls[number] = call
-        self._tags[number] = (draft.priority, draft.tag)
-        self._last_tags[draft.priority] = max(self._last_tags[draft.priority], draft.tag)
+        self._classes[number] = draft.priority
         return call
 
     # --- ending -------------------------------------------------------------------------------------------
@@ -385,7 +434,7 @@ class Scheduler:
     def _end(self, number: int) -> list[_Entry]:
         """Free the call's place; its entries are neither waiting nor running now."""
         call = self._calls.pop(number)
-        del self._tags[number]
+        del self._classes[number]
         self._outstanding[call.replica] -= call.num_tokens
         self._num_calls[call.replica] -= 1
         return [self._entries[pair.key] for pair in call.pairs]
@@ -403,4 +452,5 @@ class Scheduler:
                 del request.missing[key]
                 if not request.missing:
                     del self._requests[number]
+                    self._num_requests[request.priority] -= 1
         return told

@@ -70,8 +70,7 @@ async def test_stream_beyond_a_limit_is_refused_before_it_begins(client: httpx.A
 
 def test_every_limit_is_tried_here() -> None:
     tried = {limit for _, _, _, limit, _ in CASES} | {2000}
-    of_all_requests_together = {"max_queued_tokens"}
-    assert tried == set(LIMITS.model_dump(exclude=of_all_requests_together).values())
+    assert tried == set(LIMITS.model_dump().values())
 
 
 async def test_blank_question_is_refused(client: httpx.AsyncClient) -> None:

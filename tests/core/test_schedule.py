@@ -103,6 +103,19 @@ def test_a_newcomer_owes_nothing_and_is_owed_nothing_for_the_time_before_it_came
     assert abs(done["old"] - done["new"]) <= LIMITS.quantum_tokens + LIMITS.window_tokens
 
 
+def test_small_requests_without_end_leave_a_large_one_its_share() -> None:
+    made, running, done, number = scheduler(), list[Call](), Counter[int](), 0
+    made.add(number, pairs("large", 5000), priority=1, deadline_s=9.0)
+    for _ in range(400):
+        while sum(done[small] < 5 for small in range(1, number + 1)) < 4:  # always four small ones
+            number += 1
+            made.add(number, pairs(f"small{number}-", 5), priority=1, deadline_s=9.0)
+        running += made.schedule(0.0).calls
+        for requests in made.finish(running.pop(0).id).values():
+            done.update(requests)
+    assert 0.1 < done[0] / done.total() < 0.5  # a fifth, and what room the small ones leave
+
+
 def test_a_class_goes_before_the_next() -> None:
     made = scheduler(Limits(1, 800, 100))
     for number, priority in ((1, 2), (2, 1), (3, 0)):
