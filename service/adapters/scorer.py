@@ -45,7 +45,7 @@ class Gate:
     def _check(self, num_tokens: int, deadline_s: float, priority: Priority) -> None:
         self.admission.check(
             num_tokens=num_tokens,
-            tokens_ahead=self.scheduler.tokens_ahead(priority),
+            tokens_ahead=self.scheduler.tokens_ahead(priority, num_tokens),
             tokens_per_s=self.drain.tokens_per_s,
             time_left_s=deadline_s - self.clock(),
         )

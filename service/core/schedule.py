@@ -100,6 +100,7 @@ class _Draft:
     max_tokens: int
     entries: list[_Entry] = field(default_factory=list)
     num_tokens: int = 0
+    ends_request: bool = False  # somebody waits for nothing but this call
 
 
 class Scheduler:
@@ -144,10 +145,14 @@ class Scheduler:
         """Outstanding tokens by replica."""
         return {name: self._outstanding[name] for name in self._replicas}
 
-    def tokens_ahead(self, priority: int) -> int:
-        """Tokens that go before a newcomer of this class, or share with it: all that runs, and what waits."""
-        waiting = sum(tokens for class_, tokens in self._waiting.items() if class_ <= priority)
-        return waiting + self.outstanding_tokens
+    def tokens_ahead(self, priority: int, num_tokens: int) -> int:
+        """Tokens that would be computed before a newcomer of `num_tokens` is done, at most.
+
+        All that runs and what waits in better classes; of its own class no request gets more than the newcomer.
+        """
+        better = sum(tokens for class_, tokens in self._waiting.items() if class_ < priority)
+        shares = self._num_requests[priority] * num_tokens
+        return self.outstanding_tokens + better + min(self._waiting[priority], shares)
 
     # --- what happens -------------------------------------------------------------------------------------
 
@@ -283,10 +288,10 @@ class Scheduler:
         return request.start_tag + request.sent_tokens // quantum * quantum
 
     def _virtual_time(self, priority: int) -> int:
-        """Where a newcomer begins."""
+        """Where a newcomer begins: a quantum early, so that it goes before the work that runs at this moment."""
         if not self._requests:
             self._virtual_times.clear()  # nothing to be fair to: the tags, which are sent on, stay small
-        return int(self._virtual_times.get(priority, 0.0))
+        return max(int(self._virtual_times.get(priority, 0.0)) - self._limits.quantum_tokens, 0)
 
     def _advance(self, priority: int, num_tokens: int) -> None:
         """So much was finished for all requests of a class together."""
@@ -317,7 +322,7 @@ class Scheduler:
         names, aside = self._replicas, list[tuple[_Request, str]]()
         while (request := self._first()) is not None:
             entry = self._entries[request.queue[0]]
-            replica = self._replica_for(entry, open_drafts, names)
+            replica = self._replica_for(entry, request, open_drafts, names)
             if replica is None:
                 names = tuple(name for name in names if name == entry.failed_on)
                 if not names:
@@ -325,12 +330,13 @@ class Scheduler:
                 aside.append((request, request.queue.popleft()))
                 continue
             draft = open_drafts.get(replica)
-            if draft is None or not self._fits(draft, entry):
+            if draft is None or not self._may_join(draft, entry, request):
                 max_tokens = self._call_tokens(is_whole=is_little and replica in idle)
                 draft = _Draft(replica, self._tag(request), request.priority, max_tokens)
                 open_drafts[replica] = draft
                 done.append(draft)
                 self._num_calls[replica] += 1
+            draft.ends_request = draft.ends_request or len(request.queue) == 1
             self._take(entry, draft)
             self._take_companions(entry, draft)
         for request, key in reversed(aside):
@@ -365,8 +371,10 @@ class Scheduler:
         most = limits.max_tokens_per_call
         return most if is_whole else min(most, max(limits.window_tokens // 2, 1))
 
-    def _replica_for(self, entry: _Entry, open_drafts: Mapping[str, _Draft], allowed: Collection[str]) -> str | None:
-        names = [name for name in allowed if self._has_room(name, entry, open_drafts.get(name))]
+    def _replica_for(
+        self, entry: _Entry, request: _Request, open_drafts: Mapping[str, _Draft], allowed: Collection[str]
+    ) -> str | None:
+        names = [name for name in allowed if self._has_room(name, entry, request, open_drafts.get(name))]
         elsewhere = [name for name in names if name != entry.failed_on]
         if not elsewhere and any(name != entry.failed_on for name in self._replicas):
             return None  # it waits for room on another than the one that failed it
@@ -375,10 +383,11 @@ class Scheduler:
             self.load(), load_factor=self._limits.load_factor, slack_tokens=self._limits.quantum_tokens,
         )  # fmt: skip
 
-    def _has_room(self, replica: str, entry: _Entry, draft: _Draft | None) -> bool:
+    def _has_room(self, replica: str, entry: _Entry, request: _Request, draft: _Draft | None) -> bool:
         outstanding, tokens = self._outstanding[replica], entry.pair.num_tokens
         is_in_window = not outstanding or outstanding + tokens <= self._limits.window_tokens
-        has_call = (draft is not None and self._fits(draft, entry)) or self._num_calls[replica] < self._limits.max_calls
+        can_join = draft is not None and self._may_join(draft, entry, request)
+        has_call = can_join or self._num_calls[replica] < self._limits.max_calls
         return is_in_window and has_call
 
     def _fits(self, draft: _Draft, entry: _Entry) -> bool:
@@ -389,6 +398,12 @@ class Scheduler:
             and len(draft.entries) < self._limits.max_prompts_per_call
             and draft.num_tokens + entry.pair.num_tokens <= draft.max_tokens
         )
+
+    def _may_join(self, draft: _Draft, entry: _Entry, request: _Request) -> bool:
+        """A call is answered as a whole: one that ends a request isn't filled up with a part of another."""
+        num_prompts = len(draft.entries) + len(request.queue)
+        would_delay = draft.ends_request and num_prompts > self._limits.max_prompts_per_call
+        return self._fits(draft, entry) and not would_delay
 
     def _take(self, entry: _Entry, draft: _Draft) -> None:
         self._stop_waiting(entry)

@@ -169,7 +169,7 @@ class World:
         for priority in CLASSES:
             sooner = [number for number in numbers if self.best_class(f"k{number}") <= priority]
             num_tokens = sum(self.pair(number).num_tokens for number in sooner)
-            assert self.scheduler.tokens_ahead(priority) == num_tokens + self.scheduler.outstanding_tokens
+            assert self.scheduler.tokens_ahead(priority, 10**9) == num_tokens + self.scheduler.outstanding_tokens
 
     def check_work_is_conserved(self) -> None:
         """No replica idles while a pair waits that it may take."""
