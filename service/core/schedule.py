@@ -21,6 +21,11 @@ from service.core.routing import choose_replica
 
 _CLASS_BITS = 40
 
+# Of a window, in both: what one call takes when more waits, so that the next is there when it ends; and what is kept
+# for requests in their first quantum, who would else wait for a call to end before theirs can even begin.
+_CALL_PART = 4
+_RESERVED_PART = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -40,7 +45,7 @@ class Limits:
     max_tokens_per_call: int
     window_tokens: int
     max_calls: int = 32
-    quantum_tokens: int = 1024
+    quantum_tokens: int = 2048
     load_factor: float = 1.25
 
 
@@ -315,7 +320,7 @@ class Scheduler:
 
         A pair that has failed on a replica lets others pass on that one only: the rest is held for it.
         """
-        is_little = self.waiting_tokens <= min(self._limits.max_tokens_per_call, self._limits.window_tokens)
+        is_little = self.waiting_tokens <= min(self._limits.max_tokens_per_call, self._unreserved_tokens)
         idle = {name for name in self._replicas if not self._outstanding[name]}
         open_drafts: dict[str, _Draft] = {}
         done: list[_Draft] = []
@@ -332,7 +337,7 @@ class Scheduler:
             draft = open_drafts.get(replica)
             if draft is None or not self._may_join(draft, entry, request):
                 max_tokens = self._call_tokens(is_whole=is_little and replica in idle)
-                draft = _Draft(replica, self._tag(request), request.priority, max_tokens)
+                draft = _Draft(replica, self._tag(request), entry.priority, max_tokens)
                 open_drafts[replica] = draft
                 done.append(draft)
                 self._num_calls[replica] += 1
@@ -366,10 +371,9 @@ class Scheduler:
         return entry is not None and entry.call is None and request.number in entry.waiters
 
     def _call_tokens(self, *, is_whole: bool) -> int:
-        """Two calls to a window, so that a replica has the next one before it is done with this one."""
-        limits = self._limits
-        most = limits.max_tokens_per_call
-        return most if is_whole else min(most, max(limits.window_tokens // 2, 1))
+        """A part of the window, so that a replica has the next call before it is done with this one."""
+        most = self._limits.max_tokens_per_call
+        return most if is_whole else min(most, max(self._limits.window_tokens // _CALL_PART, 1))
 
     def _replica_for(
         self, entry: _Entry, request: _Request, open_drafts: Mapping[str, _Draft], allowed: Collection[str]
@@ -383,9 +387,15 @@ class Scheduler:
             self.load(), load_factor=self._limits.load_factor, slack_tokens=self._limits.quantum_tokens,
         )  # fmt: skip
 
+    @property
+    def _unreserved_tokens(self) -> int:
+        return self._limits.window_tokens - self._limits.window_tokens // _RESERVED_PART
+
     def _has_room(self, replica: str, entry: _Entry, request: _Request, draft: _Draft | None) -> bool:
         outstanding, tokens = self._outstanding[replica], entry.pair.num_tokens
-        is_in_window = not outstanding or outstanding + tokens <= self._limits.window_tokens
+        is_new = request.sent_tokens < self._limits.quantum_tokens
+        most = self._limits.window_tokens if is_new else self._unreserved_tokens
+        is_in_window = not outstanding or outstanding + tokens <= most
         can_join = draft is not None and self._may_join(draft, entry, request)
         has_call = can_join or self._num_calls[replica] < self._limits.max_calls
         return is_in_window and has_call
@@ -420,7 +430,7 @@ class Scheduler:
         for key in list(self._groups.get(entry.pair.group, ())):
             other = self._entries[key]
             if other.failed_on is None and self._fits(draft, other):
-                if self._outstanding[draft.replica] + other.pair.num_tokens > self._limits.window_tokens:
+                if self._outstanding[draft.replica] + other.pair.num_tokens > self._unreserved_tokens:
                     return
                 self._take(other, draft)
 

@@ -7,7 +7,7 @@ import pytest
 from service.core.schedule import Call, Limits, Pair, Scheduler
 
 LIMITS = Limits(
-    max_prompts_per_call=8, max_tokens_per_call=800, window_tokens=1600, max_calls=32, quantum_tokens=200
+    max_prompts_per_call=8, max_tokens_per_call=800, window_tokens=3200, max_calls=32, quantum_tokens=200
 )  # fmt: skip
 
 
@@ -46,19 +46,27 @@ def test_an_idle_replica_gets_a_small_request_whole_and_at_once() -> None:
 
 
 def test_a_large_request_is_cut_so_that_the_next_call_waits_at_the_replica() -> None:
-    made = scheduler(Limits(100, 10_000, 1600))
+    made = scheduler(Limits(100, 10_000, 1600, quantum_tokens=200))
     made.add(1, pairs("x", 50), priority=1, deadline_s=9.0)
-    assert [call.num_tokens for call in made.schedule(0.0).calls] == [800, 800]
-    assert made.num_waiting_pairs == 34
+    assert [call.num_tokens for call in made.schedule(0.0).calls] == [400, 400, 400]
+    assert made.num_waiting_pairs == 38
 
 
 def test_what_waits_goes_as_soon_as_a_call_ends() -> None:
     made = scheduler()
     made.add(1, pairs("x", 40), priority=1, deadline_s=9.0)
-    first, _ = made.schedule(0.0).calls
+    first, *_ = made.schedule(0.0).calls
     assert made.schedule(0.0).calls == ()
     made.finish(first.id)
-    assert [call.num_tokens for call in made.schedule(0.0).calls] == [800]
+    assert [call.num_tokens for call in made.schedule(0.0).calls] == [first.num_tokens]
+
+
+def test_a_newcomer_finds_room_where_a_large_request_has_taken_all_it_may() -> None:
+    made = scheduler()
+    made.add(1, pairs("large", 40), priority=1, deadline_s=9.0)
+    made.schedule(0.0)
+    made.add(2, pairs("small", 2), priority=1, deadline_s=9.0)
+    assert [keys(call) for call in made.schedule(0.0).calls] == [["small0", "small1"]]
 
 
 def test_an_oversized_pair_goes_alone_when_the_replica_is_idle() -> None:
