@@ -19,6 +19,8 @@ GRACE_S = 30.0
 BIG_DEADLINE_S = 60.0
 # Before the big request comes, the small ones are on their way.
 LEAD_S = 1.0
+# About how long the big request takes beside the small ones, in units of what the capacity would allow alone.
+BESIDE_PART = 1.2
 # The service's own default, and told to it.
 DEADLINE_S = 9.0
 RSS_INTERVAL_S = 0.5
@@ -80,13 +82,14 @@ async def small_beside_big(lab: Lab) -> Result:
 
 
 async def _beside_round(lab: Lab, rate: float, *, expected_big_s: float) -> Beside:
+    # The same moments alone and beside: how they cluster decides the slowest. Beside, the small ones end when the
+    # big one is done; how long it takes is what is measured.
+    moments, end = poisson_moments(rate, LEAD_S + 10 * expected_big_s, lab.rng), asyncio.Event()
     await lab.admin.reset_prefix_cache()
     big_alone = await _ask(lab, _big(lab))
     await lab.admin.reset_prefix_cache()
-    alone = await _small(lab, poisson_moments(rate, LEAD_S + 2 * expected_big_s, lab.rng), None)
+    alone = await _small(lab, [moment for moment in moments if moment < LEAD_S + BESIDE_PART * expected_big_s], None)
     await lab.admin.reset_prefix_cache()
-    # The small ones end when the big one is done; how long it takes is what is measured.
-    moments, end = poisson_moments(rate, LEAD_S + 10 * expected_big_s, lab.rng), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         small = group.create_task(_small(lab, moments, end))
         big_beside = await _big_after_lead(lab, end)
@@ -94,7 +97,7 @@ async def _beside_round(lab: Lab, rate: float, *, expected_big_s: float) -> Besi
     in_flight = [one for one in beside.outcomes if LEAD_S <= one.scheduled_s < LEAD_S + big_beside.latency_s]
     everything = (*alone.outcomes, *beside.outcomes, big_alone, big_beside)
     return Beside(
-        tuple(one.latency_s for one in alone.outcomes),
+        tuple(one.latency_s for one in alone.outcomes if one.scheduled_s >= LEAD_S),
         tuple(one.latency_s for one in in_flight),
         big_alone.latency_s,
         big_beside.latency_s,
