@@ -196,11 +196,11 @@ def test_whoever_comes_back_as_told_is_let_in(
 @pytest.mark.parametrize(
     ("num_tokens", "tokens_ahead", "rate", "time_left_s", "told_s"),
     [
-        pytest.param(1000, 7000, 1000.0, 10.0, 0, id="just in time"),
-        pytest.param(1000, 7001, 1000.0, 10.0, 1, id="a little late"),
-        pytest.param(1000, 9500, 1000.0, 10.0, 3, id="2.5 s late"),
+        pytest.param(1000, 4500, 1000.0, 10.0, 0, id="just in time"),
+        pytest.param(1000, 4501, 1000.0, 10.0, 1, id="a little late"),
+        pytest.param(1000, 7000, 1000.0, 10.0, 3, id="2.5 s late"),
         pytest.param(1000, 90_000, 1000.0, 10.0, 60, id="never more than a minute"),
-        pytest.param(9000, 500, 1000.0, 10.0, 1, id="fits only when nothing is ahead"),
+        pytest.param(10_000, 500, 1000.0, 10.0, 1, id="fits only when nothing is ahead"),
         pytest.param(1000, 99_000, 1e6, 10.0, 0, id="queue just full"),
         pytest.param(1000, 99_001, 1e6, 10.0, 1, id="queue more than full"),
         pytest.param(50_000, 70_000, 1e4, 100.0, 2, id="queue has room again in 2 s"),
@@ -212,7 +212,7 @@ def test_whoever_comes_back_as_told_is_let_in(
 def test_a_request_is_told(
     num_tokens: int, tokens_ahead: int, rate: float | None, time_left_s: float, told_s: int
 ) -> None:
-    admission = Admission(max_wait_share=0.8, max_queued_tokens=100_000)
+    admission = Admission(max_wait_share=0.5, max_queued_tokens=100_000)
     found = retry_after_s(
         admission, num_tokens=num_tokens, tokens_ahead=tokens_ahead, tokens_per_s=rate, time_left_s=time_left_s
     )
