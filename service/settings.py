@@ -168,8 +168,8 @@ class Settings(BaseSettings):
     max_tokens: PositiveInt = Field(32, description="Tokens of an answer, where the request doesn't say.")
     early_exit: Literal["off", "on", "aggressive"] = Field(
         "off",
-        description="Score in waves, and stop when those to keep are settled: `on` trades next to no quality, "
-        "`aggressive` a little.",
+        description="Score in waves and stop when those to keep are settled: `on` about halves the work, `aggressive` "
+        "saves more. Measure your checkpoint first (loadtest/README.md).",
     )
     request_timeout_s: PositiveSeconds = Field(
         9.0, description="Time of a request that doesn't say; then it gets a 504."
