@@ -31,20 +31,27 @@ class Gate:
     clock: Callable[[], float]
 
     def check_pairs(self, num_pairs: int, *, deadline_s: float, priority: Priority) -> None:
-        """Raises OverloadedError where so many pairs of the usual length could not be scored by `deadline_s`."""
-        self._check(num_pairs * self.estimate.tokens_per_pair, deadline_s, priority)
+        """Raises OverloadedError where so many pairs of the usual length would wait too long to be scored in time.
 
-    def check_texts(self, passages: Sequence[Passage], *, deadline_s: float, priority: Priority) -> None:
-        """The same for known texts, which are not tokenised yet."""
-        self._check(self.estimate.tokens(_num_chars(passages)), deadline_s, priority)
+        For who makes do with a part of them.
+        """
+        self._check(num_pairs * self.estimate.tokens_per_pair, 0, deadline_s, priority)
+
+    def check_texts(
+        self, passages: Sequence[Passage], *, deadline_s: float, priority: Priority, is_part_enough: bool
+    ) -> None:
+        """The same for known texts, which are not tokenised yet; or where all of them must be done by then."""
+        num_tokens = self.estimate.tokens(_num_chars(passages))
+        self._check(num_tokens, 0 if is_part_enough else num_tokens, deadline_s, priority)
 
     def learn(self, passages: Iterable[Passage], pairs: Sequence[Pair]) -> None:
         """What texts have come to as prompts."""
         self.estimate.observe(_num_chars(passages), sum(pair.num_tokens for pair in pairs), len(pairs))
 
-    def _check(self, num_tokens: int, deadline_s: float, priority: Priority) -> None:
+    def _check(self, num_tokens: int, num_due: int, deadline_s: float, priority: Priority) -> None:
+        """`num_due` of the `num_tokens` must be done in time."""
         self.admission.check(
-            num_tokens=num_tokens,
+            num_tokens=num_due,
             tokens_ahead=self.scheduler.tokens_ahead(priority, num_tokens),
             tokens_per_s=self.drain.tokens_per_s,
             time_left_s=deadline_s - self.clock(),
@@ -104,7 +111,7 @@ class VllmScorer:
         ranking.usage = Usage(pairs_cached=len(keys) - len(unscored))
         if unscored:
             self._replicas.require()
-            self._gate.check_texts(unscored, deadline_s=deadline_s, priority=priority)
+            self._gate.check_texts(unscored, deadline_s=deadline_s, priority=priority, is_part_enough=allow_partial)
         wanted = len(keys) if top_k is None else top_k
         while not ranking.is_partial and (wave := self._exit_rule.next_wave(ranking.scores, top_k=wanted)):
             await self._compute(ranking, wave, deadline_s=deadline_s, priority=priority, use_cache=use_cache)

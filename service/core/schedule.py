@@ -428,6 +428,8 @@ class Scheduler:
     def _take_companions(self, entry: _Entry, draft: _Draft) -> None:
         """Other questions about the same passage share its prefix: they come along while there is room."""
         for key in list(self._groups.get(entry.pair.group, ())):
+            if len(draft.entries) == self._limits.max_prompts_per_call:
+                return
             other = self._entries[key]
             if other.failed_on is None and self._fits(draft, other):
                 if self._outstanding[draft.replica] + other.pair.num_tokens > self._unreserved_tokens:

@@ -257,6 +257,20 @@ async def test_what_cannot_be_done_in_time_is_refused_before_any_work() -> None:
     assert num_prompts(vllm) == 6
 
 
+async def test_more_than_can_be_done_in_time_is_refused_but_to_who_takes_a_part() -> None:
+    vllm = FakeVllm()
+    async with scoring_stack(vllm, max_prompts_per_call=1, max_connections=1) as stack:
+        vllm.delay_s = 0.02
+        first = asyncio.create_task(score(stack, passages(12)))  # by which the rate becomes known
+        await until(lambda: stack.drain.tokens_per_s is not None)
+        with pytest.raises(OverloadedError):
+            await score(stack, passages(200, start=50), within_s=1.5)
+        part = await score(stack, passages(200, start=50), within_s=1.5, allow_partial=True)
+        assert None not in (await first).scores
+        assert stack.is_at_rest
+    assert part.is_partial
+
+
 async def test_the_end_of_the_service_is_told_to_everybody() -> None:
     vllm = FakeVllm()
     async with scoring_stack(vllm) as stack:
