@@ -35,6 +35,8 @@ def show_table(console: Console, title: str, table: Table) -> None:
 
 
 def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
+    if not verdicts:
+        return
     shown = RichTable(title="bars", title_justify="left", box=None, padding=(0, 2), header_style="dim")
     shown.add_column("")
     shown.add_column("bar")
