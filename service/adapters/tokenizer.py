@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer, models
 
 from service.adapters.token_segments import Ids, SegmentEncoder, open_segments
-from service.core.cache_keys import DIGEST_BYTES, digest, framed
+from service.core.cache_keys import CacheKeys, digest
 from service.core.prompts import Prompt, PromptSet, fair_shares
 from service.errors import CheckpointError, RequestError
 from service.types import Passage
@@ -213,23 +213,19 @@ class KnownContexts:
 
     def __init__(self, max_tokens: int) -> None:
         self._lock = Lock()
-        self._ids: LRUCache[bytes, array[int]] = LRUCache(max_tokens, lambda ids: len(ids) + _ENTRY_TOKENS)
+        self._ids: LRUCache[str, array[int]] = LRUCache(max_tokens, lambda ids: len(ids) + _ENTRY_TOKENS)
 
     def get(self, passage: Passage) -> Sequence[int] | None:
-        key = _text_key(passage)
+        key = CacheKeys.passage(passage)
         with self._lock:
             return self._ids.get(key)
 
     def put(self, passage: Passage, ids: Ids) -> None:
         """A text too long for all of the memory is not remembered."""
-        key, packed = _text_key(passage), array("i", ids)
+        key, packed = CacheKeys.passage(passage), array("i", ids)
         with self._lock:
             if len(ids) + _ENTRY_TOKENS <= self._ids.maxsize:
                 self._ids[key] = packed
-
-
-def _text_key(passage: Passage) -> bytes:
-    return hashlib.blake2b(framed(passage.title, passage.text), digest_size=DIGEST_BYTES).digest()
 
 
 def checkpoint_directory(checkpoint: str, revision: str | None) -> Path:

@@ -42,7 +42,8 @@ class CacheKeys:
             keys.append(pair.hexdigest())
         return keys
 
-    def passage(self, passage: Passage) -> str:
+    @staticmethod
+    def passage(passage: Passage) -> str:
         """The identity of a passage as the checkpoint sees it: equal titles and texts are one passage."""
         return hashlib.blake2b(
             framed(passage.title, passage.text), digest_size=DIGEST_BYTES, person=b"passage"
