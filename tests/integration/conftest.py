@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,9 +81,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs")
 
 
-@pytest.fixture(scope="session")
-def vllm(logs: Path) -> Iterator[Vllm]:
-    port, log = free_port(), logs / "vllm.log"
+@contextmanager
+def started_vllm(log: Path) -> Iterator[Vllm]:
+    port = free_port()
     with TemporaryDirectory(prefix="rankrag-") as scratch:
         process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log, Path(scratch))
         engine = Vllm(port, log, Path(scratch), process)
@@ -90,6 +91,12 @@ def vllm(logs: Path) -> Iterator[Vllm]:
             yield engine
             if engine.process is not process:
                 engine.process.stop()
+
+
+@pytest.fixture(scope="session")
+def vllm(logs: Path) -> Iterator[Vllm]:
+    with started_vllm(logs / "vllm.log") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

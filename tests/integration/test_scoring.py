@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.local_stack import free_port, running, vllm_process
-from tests.integration.conftest import CHECKPOINT, VLLM_PYTHON, Settings, Start, Vllm, wait_until
+from tests.integration.conftest import Settings, Start, Vllm, started_vllm, wait_until
 
 QUESTION = "How high is Mount Karvel?"
 
@@ -105,14 +103,8 @@ async def test_time_that_is_over_gives_a_504_or_the_scored_part(service: str) ->
 
 @pytest.fixture
 def second_vllm(logs: Path) -> Iterator[Vllm]:
-    port, log = free_port(), logs / "vllm-2.log"
-    with TemporaryDirectory(prefix="rankrag-") as scratch:
-        process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log, Path(scratch))
-        engine = Vllm(port, log, Path(scratch), process)
-        with running(process, "vLLM", log):
-            yield engine
-            if engine.process is not process:
-                engine.process.stop()
+    with started_vllm(logs / "vllm-2.log") as engine:
+        yield engine
 
 
 @pytest.mark.timeout(600)
