@@ -25,13 +25,14 @@ from loadtest.measures import Result, Table, is_passed
 from loadtest.picture import save
 from loadtest.rates import repeated_passages, repeated_questions, two_replicas, unique_pairs
 from loadtest.report import show, show_verdicts, write_json
-from loadtest.stack import RunningService, VllmOptions, machine, service_running, vllm_command, vllm_running
+from loadtest.stack import RunningService, VllmOptions, machine, service_running, vllm_arguments, vllm_running
 from loadtest.traffic import Traffic
 from loadtest.waits import DEADLINE_S, added_latency, overload, small_beside_big
 from loadtest.wire import VllmAdmin, Wire
 from service.adapters.prompt_files import read_prompts
 from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, open_tokenizer
 from service.errors import RankRAGError
+from service.local_stack import VLLM_ARGUMENTS
 
 PROMPTS = "rankrag-v1"
 FAILED_EXIT = 1
@@ -203,7 +204,7 @@ def _conditions(plan: Plan, vllm: VllmOptions, files: texts_of.TextFiles, bench:
         "command": shlex.join(["python", "-m", "loadtest.bench_scoring", *sys.argv[1:]]),
         "machine": machine(),
         "plan": asdict(plan),
-        "vllm": shlex.join(vllm_command(vllm, 0)[1:]),
+        "vllm": shlex.join([*VLLM_ARGUMENTS, *vllm_arguments(vllm)]),
         "corpus": files.corpus.name,
         "questions": files.questions.name,
         "num_passages": len(bench.traffic.by_rank),

@@ -38,6 +38,9 @@ def public_files() -> TextFiles:
     return TextFiles(data / "corpus" / "passages.jsonl.gz", data / "load" / "questions.jsonl")
 
 
+_INSTEAD = "give --corpus and --questions, set RANKRAG_DATA, or use --own-data"
+
+
 def read_texts(files: TextFiles) -> Texts:
     """Questions, and passages of 60 to 110 words; of a corpus without such, as the demo's is, all passages.
 
@@ -45,9 +48,10 @@ def read_texts(files: TextFiles) -> Texts:
         ConfigError: a file is missing or holds nothing.
     """
     passages = tuple(
-        Passage(str(number), row["text"], row.get("title") or "") for number, row in enumerate(_rows(files.corpus))
+        Passage(str(number), row["text"], row.get("title") or "")
+        for number, row in enumerate(read_rows(files.corpus, _INSTEAD))
     )
-    questions = tuple(row["question"] for row in _rows(files.questions))
+    questions = tuple(row["question"] for row in read_rows(files.questions, _INSTEAD))
     if not passages or not questions:
         raise ConfigError(f"{files.corpus} and {files.questions} must hold passages and questions")
     return Texts(of_usual_length(passages), questions)
@@ -59,9 +63,14 @@ def of_usual_length(passages: Sequence[Passage], *, least: int = 1000) -> tuple[
     return usual if len(usual) >= least else tuple(passages)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, instead: str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file, compressed or not; `instead` says what to do where it is missing.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist: give --corpus and --questions, set RANKRAG_DATA, or use --own-data")
+        raise ConfigError(f"{path} does not exist: {instead}")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         for line in file:

@@ -6,7 +6,6 @@ constants of `service/core/early_exit.py` and what they do there for several `ma
 """
 
 import asyncio
-import gzip
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from loadtest.corpus import ROOT
+from loadtest.corpus import ROOT, read_rows
 from loadtest.measures import Result, Table, Verdict
 from loadtest.report import show_table, show_verdicts, write_json
 from loadtest.stack import VllmOptions, machine, service_running, vllm_running
@@ -42,6 +41,7 @@ Part: TypeAlias = Literal["dev", "train"]
 
 MODES: tuple[EarlyExit, ...] = ("off", "on", "aggressive")
 DATA = Path(os.environ.get("RANKRAG_DATA", ROOT.parent / "shared" / "data"))
+INSTEAD = "give --data, or set RANKRAG_DATA"
 DEADLINE_S = 300.0
 TOP_K = 5
 MAX_SHARE = 0.6
@@ -163,7 +163,9 @@ RUNS = Path("runs/early-exit")
 def corpus(out: Annotated[Path, typer.Argument(help="JSONL to write.")], data: Data = DATA) -> None:
     """Write all passages of data/dev and data/train, each once, as rows of an index."""
     with _errors_shown():
-        rows = {row["id"]: row for part in ("dev", "train") for row in _rows(_file(data, part, "passages"))}
+        rows = {
+            row["id"]: row for part in ("dev", "train") for row in read_rows(_file(data, part, "passages"), INSTEAD)
+        }
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8") as file:
             for row in rows.values():
@@ -230,7 +232,11 @@ def _report(path: Path, result: Result) -> None:
 
 def read_questions(data: Path, part: Part, count: int, seed: int) -> list[Question]:
     """`count` at random; of data/train only those from `TRAIN_SOURCES`."""
-    rows = [row for row in _rows(_file(data, part, "questions")) if part == "dev" or row["source"] in TRAIN_SOURCES]
+    rows = [
+        row
+        for row in read_rows(_file(data, part, "questions"), INSTEAD)
+        if part == "dev" or row["source"] in TRAIN_SOURCES
+    ]
     if count > len(rows):
         raise ConfigError(f"there are only {len(rows)} questions in {part}", field="questions", limit=len(rows))
     return [Question(row["question"], row["passage_id"]) for row in random.Random(seed).sample(rows, count)]
@@ -238,15 +244,6 @@ def read_questions(data: Path, part: Part, count: int, seed: int) -> list[Questi
 
 def _file(data: Path, part: str, name: str) -> Path:
     return data / part / (f"{name}.jsonl" if part == "dev" else f"{name}.jsonl.gz")
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist: give --data, or set RANKRAG_DATA")
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 # --- what it comes to: pure ------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
-from mirakuru import HTTPExecutor
 
-from service import local_stack
 from service.errors import ConfigError, EngineError
-from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process
+from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process, vllm_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +43,9 @@ class RunningService:
             raise EngineError("the service died") from exc
 
 
-def vllm_command(options: VllmOptions, port: int) -> list[str]:
-    return [
-        str(options.python), "-m", "vllm.entrypoints.openai.api_server", "--model", options.checkpoint,
-        "--host", HOST, "--port", str(port), *local_stack.VLLM_ARGUMENTS,
-        "--num-gpu-blocks-override", str(options.num_blocks), *options.arguments,
-    ]  # fmt: skip
+def vllm_arguments(options: VllmOptions) -> tuple[str, ...]:
+    """What it is started with beyond the usual."""
+    return ("--num-gpu-blocks-override", str(options.num_blocks), *options.arguments)
 
 
 @contextmanager
@@ -61,22 +55,12 @@ def vllm_running(options: VllmOptions, log: Path) -> Iterator[str]:
     Raises:
         ConfigError: it did not come up.
     """
-    if not options.python.is_file():
-        raise ConfigError(f"{options.python} does not exist: `make setup` makes vLLM's environment")
-    log.parent.mkdir(parents=True, exist_ok=True)
     port = free_port()
+    environment = {"VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib), "VLLM_SERVER_DEV_MODE": "1"}
     with TemporaryDirectory(prefix="rankrag-") as scratch:
-        environment = {
-            **os.environ,
-            **local_stack.VLLM_ENVIRONMENT,
-            "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
-            "VLLM_SERVER_DEV_MODE": "1",
-            "TMPDIR": scratch,
-        }
-        process = HTTPExecutor(
-            f"exec {shlex.join(vllm_command(options, port))} > {shlex.quote(str(log))} 2>&1",
-            f"http://{HOST}:{port}/health", shell=True, method="GET", timeout=local_stack.START_TIMEOUT_S,
-            envvars=environment, expected_returncode=None,
+        process = vllm_process(
+            options.python, options.checkpoint, port, log, Path(scratch),
+            arguments=vllm_arguments(options), environment=environment,
         )  # fmt: skip
         with running(process, "vLLM", log):
             yield f"http://{HOST}:{port}"

@@ -4,9 +4,10 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from mirakuru import HTTPExecutor
 from mirakuru.exceptions import ProcessExitedWithError, TimeoutExpired
@@ -31,6 +32,8 @@ VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+
+NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 # What the service should know of such a vLLM.
 SERVICE_ENVIRONMENT = {"RANKRAG_VLLM__PRIORITY_SCHEDULING": "true", "RANKRAG_VLLM__WINDOW_TOKENS": "8192"}
@@ -61,19 +64,23 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex((HOST, port)) != 0
 
 
-def vllm_process(python: Path, checkpoint: str, port: int, log: Path, scratch: Path) -> HTTPExecutor:
+def vllm_process(
+    python: Path, checkpoint: str, port: int, log: Path, scratch: Path, *,
+    arguments: Sequence[str] = (), environment: Mapping[str, str] = NO_ENVIRONMENT,
+) -> HTTPExecutor:  # fmt: skip
     """vLLM's OpenAI server in its own environment; ready when /health answers.
 
-    `scratch` takes its sockets, which it leaves behind even when it ends well; a short path, as sockets want.
+    `arguments` and `environment` come after the usual ones and win. `scratch` takes its sockets, which it leaves
+    behind even when it ends well; a short path, as sockets want.
     """
     if not python.is_file():
         raise ConfigError(f"{python} does not exist: `make setup` makes vLLM's environment")
     command = [
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint,
-        "--host", HOST, "--port", str(port), *VLLM_ARGUMENTS,
+        "--host", HOST, "--port", str(port), *VLLM_ARGUMENTS, *arguments,
     ]  # fmt: skip
-    environment = {**VLLM_ENVIRONMENT, "TMPDIR": str(scratch)}
-    return _process(command, f"http://{HOST}:{port}/health", environment, log)
+    variables = {**VLLM_ENVIRONMENT, "TMPDIR": str(scratch), **environment}
+    return _process(command, f"http://{HOST}:{port}/health", variables, log)
 
 
 def service_process(port: int, environment: dict[str, str], log: Path, *, path: str = "/readyz") -> HTTPExecutor:

@@ -65,7 +65,8 @@ class VllmSettings(_Section):
     )
     window_tokens: PositiveInt = Field(
         16384,
-        description="Prompt tokens outstanding per vLLM; twice its `--max-num-batched-tokens` keeps it busy.",
+        description="Prompt tokens outstanding per vLLM, a quarter of them kept for newcomers; twice its "
+        "`--max-num-batched-tokens` keeps it busy.",
     )
     max_queued_tokens: PositiveInt = Field(
         2_000_000,
@@ -157,7 +158,7 @@ class Settings(BaseSettings):
     )
     checkpoint_revision: str | None = Field(None, description="Revision of a Hugging Face id.")
     prompts: str = Field("rankrag-v1", description="A prompt set in service/prompts, or a path to a YAML file.")
-    redis_url: RedisDsn | None = Field(None, description="Cache in this Redis; in the process when unset.")
+    redis_url: RedisDsn | None = Field(None, description="Cache in this Redis, too; in the process alone when unset.")
 
     top_n: PositiveInt = Field(20, description="Passages retrieved and scored, where the request doesn't say.")
     top_k: PositiveInt = Field(5, description="Passages kept for the answer, where the request doesn't say.")
