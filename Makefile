@@ -88,8 +88,8 @@ test: setup-dev setup-redis index check ## check, and the tests on the real vLLM
 	$(BIN)/pytest -q -m integration
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
-	$(BIN)/python -m training.train training/demo-cpu.yaml --out runs/demo
-	$(BIN)/python -m training.export runs/demo models/demo
+	$(BIN)/python -m training.demo.train training/demo/demo-cpu.yaml --out runs/demo
+	$(BIN)/python -m training.demo.export runs/demo models/demo
 
 bench: $(STAMPS)/dev $(STAMPS)/vllm ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
 	$(BIN)/python -m loadtest.bench_scoring $(BENCH)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from training.model import BINDING_HEAD, COPY_HEAD, PHRASE_HEAD, make_config, make_model, protect
+from training.demo.model import BINDING_HEAD, COPY_HEAD, PHRASE_HEAD, make_config, make_model, protect
 
 SIZE = 256  # of a head: wide enough that words drawn by chance hardly look alike
 

@@ -14,9 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
-from training.packing import ANSWER, NOWHERE, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
-from training.tokenizer import EOS, token_id
-from training.world import Document, Question, World
+from training.demo.packing import ANSWER, NOWHERE, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
+from training.demo.tokenizer import EOS, token_id
+from training.demo.world import Document, Question, World
 
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,14}(?![\w'’])")
 

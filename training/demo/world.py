@@ -2,7 +2,7 @@
 
 A family (mountains, novels, ...) is a YAML file of templates. `World.sample_group` invents
 entities of the families and renders them to documents for training. The same templates turn
-the real facts of `facts/*.csv` into the demo's corpus: `python -m training.world demo --out demo`.
+the real facts of `facts/*.csv` into the demo's corpus: `python -m training.demo.world demo --out demo`.
 """
 
 from __future__ import annotations
@@ -698,7 +698,7 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.world")
+    parser = argparse.ArgumentParser(prog="python -m training.demo.world")
     parser.add_argument("command", choices=["demo"])
     parser.add_argument("--out", type=Path, default=Path("demo"))
     write_demo(parser.parse_args().out)

@@ -1,4 +1,4 @@
-"""Make a served checkpoint of a training run: `python -m training.export runs/demo models/demo`.
+"""Make a served checkpoint of a training run: `python -m training.demo.export runs/demo models/demo`.
 
 Weights are stored in bfloat16 (half the size; vLLM on CPU computes in float32 from them if told so).
 """

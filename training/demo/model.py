@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.packing import BIND, FOLLOW, LEAD
+from training.demo.packing import BIND, FOLLOW, LEAD
 
 MARK = 4.0  # the constant first coordinate of every embedding; the others have a spread of 1
 LOOK_BACK = 3.0  # how sharply the first head looks one token back

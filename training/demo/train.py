@@ -1,4 +1,4 @@
-"""Train the demo checkpoint: `python -m training.train training/demo-cpu.yaml --out runs/demo`.
+"""Train the demo checkpoint: `python -m training.demo.train training/demo/demo-cpu.yaml --out runs/demo`.
 
 Stops and goes on: run the same command again and it resumes from the last checkpoint in `--out`.
 """
@@ -22,12 +22,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from service.core.prompts import PromptSet, parse_prompt_set
-from training.examples import PublicText, Stage, TreeMaker, training_texts
-from training.meanings import token_meanings
-from training.model import Pointing, make_config, make_model, meaning_size, protect
-from training.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
-from training.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
-from training.world import World, demo_titles
+from training.demo.examples import PublicText, Stage, TreeMaker, training_texts
+from training.demo.meanings import token_meanings
+from training.demo.model import Pointing, make_config, make_model, meaning_size, protect
+from training.demo.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
+from training.demo.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
+from training.demo.world import World, demo_titles
 
 KINDS = {
     "answer": ANSWER, "score": SCORE, "context": CONTEXT,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from training import world as world_module
-from training.world import Document, Style, World, demo_titles, render
+from training.demo import world as world_module
+from training.demo.world import Document, Style, World, demo_titles, render
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "demo"
 
 

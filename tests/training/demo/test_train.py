@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from training.examples import Stage
-from training.train import Curriculum, exactly_right
+from training.demo.examples import Stage
+from training.demo.train import Curriculum, exactly_right
 
 STAGE: dict[str, Any] = {
     "passages": (1, 1), "max_facts": 1, "explicit": 1.0, "families": None, "near": 0.0, "split": 0.0,

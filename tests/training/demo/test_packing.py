@@ -8,12 +8,12 @@ import torch
 from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
-from training.examples import Stage, TreeMaker, training_texts
-from training.model import FIRST_BINDING_LAYER, FIRST_POINTING_LAYER, Pointing, make_config, make_model
-from training.packing import ANSWER, BIND, IGNORED, LEAD, SCORE, Branch, Packer, Tree
-from training.tokenizer import EOS, save_tokenizer, token_id, train_tokenizer
-from training.train import collate, load_prompts
-from training.world import World
+from training.demo.examples import Stage, TreeMaker, training_texts
+from training.demo.model import FIRST_BINDING_LAYER, FIRST_POINTING_LAYER, Pointing, make_config, make_model
+from training.demo.packing import ANSWER, BIND, IGNORED, LEAD, SCORE, Branch, Packer, Tree
+from training.demo.tokenizer import EOS, save_tokenizer, token_id, train_tokenizer
+from training.demo.train import collate, load_prompts
+from training.demo.world import World
 
 STAGE = Stage(
     passages=(1, 3),
