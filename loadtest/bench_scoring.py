@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from loadtest import corpus as texts_of
 from loadtest.lab import FULL, SMOKE, Lab, Plan
+from loadtest.light_checkpoint import make_light_checkpoint
 from loadtest.measures import Result, Table, is_passed
 from loadtest.picture import save
 from loadtest.rates import repeated_passages, repeated_questions, two_replicas, unique_pairs
@@ -35,6 +36,7 @@ from service.errors import RankRAGError
 from service.local_stack import VLLM_ARGUMENTS
 
 PROMPTS = "rankrag-v1"
+DEMO_CHECKPOINT = "models/demo"
 FAILED_EXIT = 1
 LINE_CHARS = 130
 
@@ -141,7 +143,9 @@ def bench(
     corpus: Annotated[Path | None, typer.Option(help="Passages, JSONL (.gz).")] = None,
     questions: Annotated[Path | None, typer.Option(help="Questions, JSONL.")] = None,
     own_data: Annotated[bool, typer.Option("--own-data", help="The repository's demo texts.")] = False,
-    checkpoint: Annotated[str, typer.Option(help="Served and tokenised with.")] = "models/demo",
+    checkpoint: Annotated[
+        str, typer.Option(help="Served and tokenised with; a light one with random weights if not given.")
+    ] = "",
     vllm_python: Annotated[Path, typer.Option(help="Python of vLLM's environment.")] = Path(".venv-vllm/bin/python"),
     vllm_blocks: Annotated[int, typer.Option(help="KV cache blocks of each vLLM, 32 tokens each.")] = 16_384,
     vllm_kv_gib: Annotated[int, typer.Option(help="Memory for them, GiB.")] = 5,
@@ -153,9 +157,10 @@ def bench(
 ) -> None:
     """Measure scoring through the service beside direct calls to the same vLLM."""
     plan = replace(SMOKE, seed=seed) if smoke else replace(FULL, rounds=rounds, num_pairs=pairs, seed=seed)
-    vllm = VllmOptions(vllm_python, checkpoint, vllm_blocks, vllm_kv_gib, tuple(shlex.split(vllm_arguments)))
     signal.signal(signal.SIGTERM, _stop)
     try:
+        served = checkpoint or str(_light_checkpoint(out))
+        vllm = VllmOptions(vllm_python, served, vllm_blocks, vllm_kv_gib, tuple(shlex.split(vllm_arguments)))
         files = _files(corpus, questions, own_data=own_data)
         prepared = _prepare(plan, vllm, files, out / "logs")
         conditions = _conditions(plan, vllm, files, prepared)
@@ -180,10 +185,18 @@ def _files(corpus: Path | None, questions: Path | None, *, own_data: bool) -> te
 
 def _prepare(plan: Plan, vllm: VllmOptions, files: texts_of.TextFiles, logs: Path) -> Bench:
     texts, rng = texts_of.read_texts(files), random.Random(plan.seed)
-    tokenizer = open_tokenizer(checkpoint_directory(vllm.checkpoint, None))
-    prompts = PromptTokenizer(tokenizer, read_prompts(PROMPTS).prompts)
+    prompts = _tokenizer(vllm.checkpoint)
     console.print(f"{len(texts.passages)} passages, {len(texts.questions)} questions", highlight=False)
     return Bench(plan, vllm, Traffic(texts.passages, texts.questions, rng), prompts, rng, logs)
+
+
+def _tokenizer(checkpoint: str) -> PromptTokenizer:
+    return PromptTokenizer(open_tokenizer(checkpoint_directory(checkpoint, None)), read_prompts(PROMPTS).prompts)
+
+
+def _light_checkpoint(out: Path) -> Path:
+    """Made anew in every run: which is quicker than to know whether an old one is still right."""
+    return make_light_checkpoint(_tokenizer(DEMO_CHECKPOINT), Path(DEMO_CHECKPOINT), out / "light-checkpoint")
 
 
 def _run_all(bench: Bench, names: Sequence[Name], keep: Callable[[Sequence[Result]], None]) -> list[Result]:

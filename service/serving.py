@@ -1,5 +1,6 @@
 """uvicorn around the app, with logs and exit codes."""
 
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -52,11 +53,18 @@ async def open_or_tell(settings: Settings, metrics: Metrics, death: Death) -> As
     """`open_pipeline`; what stops the start is logged in one line and remembered for the exit code."""
     try:
         async with open_pipeline(settings, metrics, on_death=death.stop_process) as services:
+            _freeze_heap()
             yield services
     except RankRAGError as exc:
         log.error("start_refused", error=exc.message, code=exc.code)
         death.causes.append(exc)
         raise
+
+
+def _freeze_heap() -> None:
+    """Keep the garbage collector off what the start has made: a walk through all of it stops every request."""
+    gc.collect()
+    gc.freeze()
 
 
 def configure_logs(level: str) -> None:
