@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service import __version__
 from service.adapters.answer_cache import CachedAnswers
+from service.adapters.calibration_file import read_calibration
 from service.adapters.counted_cache import CountedCache
 from service.adapters.dispatcher import Dispatcher
 from service.adapters.encoder import QueryEncoder
@@ -107,7 +108,10 @@ async def open_pipeline(
     keys = _cache_keys(prompt_file, checkpoint_revision(directory), opened)
     async with AsyncExitStack() as stack:
         cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
-        replicas = Replicas(settings.vllm, tokenizer, read_golden(), observe=metrics.observe_replicas)
+        replicas = Replicas(
+            settings.vllm, tokenizer, read_golden(),
+            calibration=read_calibration(directory), observe=metrics.observe_replicas,
+        )  # fmt: skip
         stack.push_async_callback(replicas.aclose)
         await replicas.check()
         _keep_running(stack, replicas.run, on_death)
