@@ -118,11 +118,28 @@ def test_answer_depends_on_the_deployments(part: str) -> None:
         ("filters", {"kind": ["mountain"]}),
         ("filters", {"kind": None}),
         ("filters", {"other": "mountain"}),
+        ("passages", ()),
+        ("passages", (PASSAGE,)),
     ],
 )
 def test_answer_depends_on_the_querys(field: str, value: Any) -> None:
     changed: Query = replace(QUERY, **{field: value})
     assert KEYS.answer(QUERY) != KEYS.answer(changed)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PASSAGE, id="other"),
+        replace(PASSAGE, text="other"),
+        replace(PASSAGE, title="other"),
+        replace(PASSAGE, metadata={}),
+    ],
+)
+def test_answer_depends_on_all_of_the_passages_that_are_given(other: Passage) -> None:
+    query = replace(QUERY, passages=(PASSAGE, PASSAGE))
+    assert KEYS.answer(query) != KEYS.answer(replace(query, passages=(PASSAGE, other)))
+    assert KEYS.answer(query) == KEYS.answer(replace(query, passages=(PASSAGE, replace(PASSAGE))))
 
 
 def test_answer_does_not_depend_on_the_deadline_or_the_order_of_filters() -> None:
