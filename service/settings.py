@@ -103,7 +103,7 @@ class IndexSettings(_Section):
     """The passages that questions are answered from."""
 
     path: Path | None = Field(
-        None, description="Directory written by `rankrag index build`. Without one only /rerank works."
+        None, description="Directory written by `rankrag index build`. Without one /answer needs `passages`."
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="Where FAISS searches: a GPU if faiss-gpu and a device are there, the CPU, or as said."

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from service.errors import ConfigError
@@ -69,6 +69,14 @@ class RankingRow(_Row):
     query: Id
     answers: list[str] | None = None
     candidates: Annotated[list[CandidateRow], Field(min_length=1)]
+
+    @field_validator("candidates")
+    @classmethod
+    def _are_distinct(cls, candidates: list[CandidateRow]) -> list[CandidateRow]:
+        ids = [row.id for row in candidates]
+        if again := next((id_ for number, id_ in enumerate(ids) if id_ in ids[:number]), None):
+            raise ValueError(f"the id {again!r} comes twice")
+        return candidates
 
     def judged(self) -> JudgedQuestion:
         places = [index if row.rank is None else row.rank for index, row in enumerate(self.candidates)]

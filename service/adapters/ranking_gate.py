@@ -105,7 +105,11 @@ class RankingGate:
         tell(f"gate_{self.status.state}", gate=self.status.text, is_remembered=known is not None)
 
     async def _known(self) -> Verdict | None:
+        """Asked for twice: a Redis that is slower than its patience, as when it connects, has it a little later."""
         value = (await self._cache.get_many(KIND, [self._probe.key]))[0]
+        if value is None:
+            await self._sleep(PAUSE_S)
+            value = (await self._cache.get_many(KIND, [self._probe.key]))[0]
         try:
             return None if value is None else _VERDICTS.validate_json(value)
         except ValidationError:

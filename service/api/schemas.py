@@ -102,7 +102,10 @@ class AnswerResponse(BaseModel):
     citations: list[CitationBody]
     passages: list[PassageBody] = Field(description="What was kept, best first.")
     abstained: bool = Field(description="The passages do not hold the answer, says the model.")
-    degraded: list[Degradation] = Field(description="What had to be left out to answer at all.")
+    degraded: list[Degradation] = Field(
+        description="What had to be left out to answer at all. `rerank_gated`: the checkpoint has not shown that "
+        "it may rerank, and the retriever's order was kept."
+    )
     cached: bool
     model: str
     index_version: str

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import __version__
 from service.errors import ConfigError, RankRAGError
+from service.evaluation.collections import Files, read_collection, sampled
 from service.settings import Settings
 from service.types import JudgedQuestion
 
@@ -41,7 +42,9 @@ EXTRA: Final = frozenset({"ir_measures", "matplotlib", "scipy", "sklearn", "tran
 Source = Annotated[Path, typer.Argument(help="JSONL (.gz), a BEIR directory, or TREC topics (.tsv).")]
 Url = Annotated[str | None, typer.Option(help="A running service; in this process, with transformers, if not given.")]
 Checkpoint = Annotated[str | None, typer.Option(help="In this process: the checkpoint; RANKRAG_CHECKPOINT by default.")]
-Index = Annotated[Path | None, typer.Option(help="In this process: the index, for rows without candidates.")]
+Index = Annotated[
+    Path | None, typer.Option(help="Index in this process: for rows without candidates, and for --context gold.")
+]
 Qrels = Annotated[Path | None, typer.Option(help="Judgements of TREC topics, or of BEIR's other than the split's.")]
 Run = Annotated[Path | None, typer.Option(help="TREC run: what to rerank, with --corpus or BEIR's own.")]
 Corpus = Annotated[Path | None, typer.Option(help="Texts of the run's documents: JSONL {id, title?, text}.")]
@@ -63,7 +66,8 @@ def retrieval(
         from service.evaluation.reports import report_retrieval
         from service.evaluation.runs import retrieve_all
 
-        asked = Asked(source, qrels, run, corpus, split, limit, seed, url, None, index, clients, to)
+        files = Files(source, qrels, run, corpus, split)
+        asked = Asked(files, limit=limit, seed=seed, url=url, index=index, clients=clients, to=to)
         questions = asked.questions()
 
         async def measure() -> None:
@@ -86,7 +90,8 @@ def rerank(
         from service.evaluation.reports import report_ranking
         from service.evaluation.runs import rank_all
 
-        asked = Asked(source, qrels, run, corpus, split, limit, seed, url, checkpoint, index, clients, to)
+        files = Files(source, qrels, run, corpus, split)
+        asked = Asked(files, limit, seed, url, checkpoint, index, clients, to)
         questions = asked.questions()
 
         async def measure() -> None:
@@ -104,6 +109,7 @@ def answer(
         Literal["retrieved", "gold"],
         typer.Option(help="What to answer from: what is retrieved, or five passages with the one asked about."),
     ] = "retrieved",
+    also: Annotated[Path | None, typer.Option(help="More questions, all of them: unanswerable ones, say.")] = None,
     top_n: Annotated[int | None, typer.Option(min=1, help="Passages to retrieve.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Passages to keep.")] = None,
     qrels: Qrels = None, run: Run = None, corpus: Corpus = None, split: Split = "test",
@@ -115,8 +121,9 @@ def answer(
         from service.evaluation.reports import report_answers
         from service.evaluation.runs import answer_all
 
-        asked = Asked(source, qrels, run, corpus, split, limit, seed, url, checkpoint, index, clients, to)
-        questions = asked.questions()
+        files = Files(source, qrels, run, corpus, split)
+        asked = Asked(files, limit, seed, url, checkpoint, index, clients, to)
+        questions = asked.questions() + (read_collection(Files(also)) if also else [])
 
         async def measure() -> None:
             async with asked.open() as target, asked.effort(questions) as effort:
@@ -144,7 +151,7 @@ def gate(
         from service.evaluation.reports import report_ranking, verdict_of
         from service.evaluation.runs import rank_all
 
-        asked = Asked(probe, None, None, None, "test", limit, seed, url, checkpoint, index, clients, to)
+        asked = Asked(Files(probe), limit, seed, url, checkpoint, index, clients, to)
         questions = check_probe(asked.questions(), has_index=bool(url or index))
 
         async def measure() -> bool:
@@ -170,7 +177,7 @@ def calibrate(
     """Fit P(True) to judged pairs and write calibration.json into the checkpoint's directory.
 
     Half of the questions are fitted to, the others show what it does. A running service must serve this checkpoint,
-    and reads the file at its next start.
+    and reads the file at its next start. No order changes; `min_relevance` and early exit go by the new scores.
     """
     with errors_shown():
         from service.adapters.calibration_file import read_calibration, write_calibration
@@ -181,7 +188,7 @@ def calibrate(
         from service.evaluation.reports import judged_pairs, report_calibration
         from service.evaluation.runs import rank_all
 
-        asked = Asked(pairs, None, None, None, "test", limit, seed, url, checkpoint, index, clients, to)
+        asked = Asked(Files(pairs), limit, seed, url, checkpoint, index, clients, to)
         questions = check_probe(asked.questions(), has_index=bool(url or index))
         directory = checkpoint_directory(asked.settings().checkpoint, asked.settings().checkpoint_revision)
         present = read_calibration(directory)
@@ -214,24 +221,17 @@ def _verdict_data(verdict: Any) -> dict[str, Any]:
 class Asked:
     """What the command line says, as far as all commands have it in common."""
 
-    source: Path
-    qrels: Path | None
-    run: Path | None
-    corpus: Path | None
-    split: str
-    limit: int | None
-    seed: int
-    url: str | None
-    checkpoint: str | None
-    index: Path | None
-    clients: int
-    to: Path | None
+    files: Files
+    limit: int | None = None
+    seed: int = 1
+    url: str | None = None
+    checkpoint: str | None = None
+    index: Path | None = None
+    clients: int = CLIENTS
+    to: Path | None = None
 
     def questions(self) -> list[JudgedQuestion]:
-        from service.evaluation.collections import Files, read_collection, sampled
-
-        read = read_collection(Files(self.source, self.qrels, self.run, self.corpus, self.split))
-        return sampled(read, self.limit, self.seed)
+        return sampled(read_collection(self.files), self.limit, self.seed)
 
     def settings(self) -> Settings:
         """Raises ConfigError."""
@@ -251,7 +251,9 @@ class Asked:
             yield open_in_process(self.settings(), self.index)
         else:
             async with self._http(self.url) as http:
-                yield HttpTarget(http)
+                target = HttpTarget(http)
+                await target.check()
+                yield target
 
     @asynccontextmanager
     async def open_retrieval(self) -> "AsyncIterator[HttpTarget | IndexTarget]":
@@ -283,7 +285,7 @@ class Asked:
         """Show it and, where a folder is named, write it."""
         from service.evaluation.output import show, write
 
-        show(out, report, str(self.source))
+        show(out, report, str(self.files.source))
         if self.to is None:
             return
         conditions = {
@@ -292,7 +294,7 @@ class Asked:
             "version": __version__,
             "checkpoint": checkpoint,
             "target": self.url or "in process",
-            "source": str(self.source),
+            "source": str(self.files.source),
             "seed": self.seed,
             "limit": self.limit,
             **more,

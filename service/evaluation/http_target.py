@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -22,13 +22,24 @@ Event = tuple[str, dict[str, Any]]
 class HttpTarget:
     """Asks with caches off, as bulk work, and again where the service is busy."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:  # fmt: skip
         self._http = http
+        self._sleep = sleep
         self._model = ""
 
     @property
     def checkpoint(self) -> str:
         return self._model
+
+    async def check(self) -> None:
+        """Whether it ranks, and what with: one pair, before all the others.
+
+        Raises:
+            EngineError: it can't be reached, or not now; says why.
+        """
+        await self.rank("Is it so?", [Passage("0", "It is so.")])
 
     async def retrieve(self, question: str, top_n: int) -> tuple[str, ...]:
         async with aclosing(self._events({"question": question, "top_n": top_n, "max_tokens": 1})) as events:
@@ -80,7 +91,7 @@ class HttpTarget:
                 response = await self._http.post("/rerank", json=body)
                 await _check(response, "/rerank")
             except OverloadedError as exc:
-                await asyncio.sleep(exc.retry_after_s or 1)
+                await self._sleep(exc.retry_after_s or 1)
             except httpx.HTTPError as exc:
                 raise EngineError(f"{self._http.base_url} can't be reached: {exc!r}") from exc
             else:
@@ -97,7 +108,7 @@ class HttpTarget:
                     async for event in events:
                         yield event
             except OverloadedError as exc:
-                await asyncio.sleep(exc.retry_after_s or 1)
+                await self._sleep(exc.retry_after_s or 1)
             except (httpx.HTTPError, SSEError) as exc:
                 raise EngineError(f"{self._http.base_url} can't be reached: {exc!r}") from exc
             else:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ir_measures import R
 
 from service.core.gate import Outcome, Verdict, compare, judge
+from service.errors import ConfigError
 from service.evaluation.measures import (
     MEASURES,
     Bin,
@@ -25,6 +26,7 @@ from service.types import JudgedQuestion, Score
 ANSWER_MEASURES: Final = (R @ 1, R @ 5)
 
 Data = dict[str, Any]
+Observed = TypeVar("Observed", Retrieved, Ranked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,12 @@ class Report:
 
 
 def report_retrieval(found: Sequence[Retrieved], seed: int) -> Report:
-    judged = [one for one in found if one.question.relevant]
+    """Raises ConfigError where nothing is judged."""
+    judged = _judged(found)
     values = per_question(
         _relevant([one.question for one in judged]),
         {one.question.id: one.before for one in judged},
-        _measures_to(max((len(one.before) for one in judged), default=0)),
+        _measures_to(max(len(one.before) for one in judged)),
     )
     measures = {name: _mean(column, seed) for name, column in values.items()}
     rows = tuple((name, f"{m['mean']:.4f}", _range(m, sign="")) for name, m in measures.items())
@@ -53,16 +56,20 @@ def report_retrieval(found: Sequence[Retrieved], seed: int) -> Report:
 
 
 def report_ranking(found: Sequence[Ranked], seed: int) -> Report:
-    """Before and after side by side, with paired intervals; how well P(True) is calibrated; the cost."""
-    judged = [one for one in found if one.question.relevant]
+    """Before and after side by side, with paired intervals; how well P(True) is calibrated; the cost.
+
+    Raises:
+        ConfigError: nothing is judged.
+    """
+    judged = _judged(found)
     measures = _before_and_after(
         _relevant([one.question for one in judged]),
         {one.question.id: one.before for one in judged},
         {one.question.id: one.after for one in judged},
-        _measures_to(max((len(one.before) for one in judged), default=0)),
+        _measures_to(max(len(one.before) for one in judged)),
         seed,
     )
-    bins = reliability(*judged_pairs(judged)) if judged else []
+    bins = reliability(*judged_pairs(judged))
     cost = _ranking_cost(found)
     calibration = {"ece": expected_calibration_error(bins), "bins": [asdict(bin_) for bin_ in bins]}
     counts = {"questions": len(found), "judged": len(judged)}
@@ -81,10 +88,11 @@ def report_answers(found: Sequence[Answered], seed: int) -> Report:
         ANSWER_MEASURES,
         seed,
     )
-    short = [one for one in found if one.question.answers]
+    short = [(one.reply.text, one.question.answers) for one in found if one.question.answers]
     quality = {
-        "EM": _mean([exact_match(one.reply.text, one.question.answers or ()) for one in short], seed),
-        "F1": _mean([f1(one.reply.text, one.question.answers or ()) for one in short], seed),
+        name: _mean([measure(text, answers) for text, answers in short], seed)
+        for name, measure in (("EM", exact_match), ("F1", f1))
+        if short
     }
     gave_up = abstention(
         [one.reply.is_abstention for one in found], [one.question.answers != () for one in found]
@@ -122,6 +130,13 @@ def report_calibration(before: Sequence[Bin], after: Sequence[Bin], fitted: Data
         {"ece": eces, "bins": bins, "fitted": fitted, "counts": {"held_out_pairs": num_pairs}},
         {"before": before, "after": after},
     )
+
+
+def _judged(found: Sequence[Observed]) -> list[Observed]:
+    judged = [one for one in found if one.question.relevant]
+    if not judged:
+        raise ConfigError("no question has a passage that is known to be relevant: there is nothing to measure")
+    return judged
 
 
 def verdict_of(found: Sequence[Ranked]) -> Verdict:
@@ -179,7 +194,7 @@ def _measures_to(depth: int) -> list[Any]:
 
 def _mean(values: Sequence[float], seed: int) -> Data:
     interval = mean_interval(values, seed)
-    return {"mean": fmean(values) if values else 0.0, "low": interval.low, "high": interval.high, "count": len(values)}
+    return {"mean": fmean(values), "low": interval.low, "high": interval.high, "count": len(values)}
 
 
 def _ranking_cost(found: Sequence[Ranked]) -> Data:

@@ -68,6 +68,7 @@ GOOD = {"id": "q", "question": "Who?"}
         ({"id": 7, "question": "Who?"}, ":2: id: "),
         ({"id": "r", "question": "Who?", "answers": "She"}, ":2: answers: "),
         ({"id": "r", "query": "Who?", "candidates": []}, ":2: candidates: "),
+        ({"id": "r", "query": "Who?", "candidates": [CANDIDATES[0]] * 2}, "the id 'b' comes twice"),
         ({"id": "r", "query": "Who?", "candidates": [{"id": "a", "text": "t"}]}, ":2: candidates.0.label: "),
         ({"id": "r", "query": "Who?", "candidates": [{"id": "a", "text": "t", "label": -1}]}, "candidates.0.label: "),
         (GOOD, ":2: id: 'q' was already used at "),

@@ -118,6 +118,19 @@ async def test_verdict_is_remembered_by_its_key() -> None:
     assert other.status.state == "passed"
 
 
+async def test_verdict_that_a_slow_cache_has_a_little_later_is_not_asked_for_again() -> None:
+    cache, scorer = memory(), FakeScorer(wrong)
+    await gate_of(scorer, cache=cache).run()
+    late = memory()
+
+    async def arrive(_: float) -> None:
+        await late.set_many(KIND, {"key": (await cache.get_many(KIND, ["key"]))[0] or b""})
+
+    gate = RankingGate(Probe([FIRST, LAST], 20, "key"), scorer, None, late, clock=Clock(), sleep=arrive)
+    await gate.run()
+    assert (gate.status.state, len(scorer.calls)) == ("failed", 2)
+
+
 async def test_remembered_verdict_that_cannot_be_read_is_forgotten() -> None:
     cache = memory()
     await cache.set_many(KIND, {"key": b"{"})

@@ -100,9 +100,15 @@ def test_score_is_shared_by_equal_texts_under_other_ids_and_indexes() -> None:
     assert KEYS.score("question", PASSAGE) == shared
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder"])
+@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder", "gate"])
 def test_answer_depends_on_the_deployments(part: str) -> None:
     assert KEYS.answer(QUERY) != replace(KEYS, **{part: "other"}).answer(QUERY)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder"])
+def test_verdict_depends_on_the_probe_and_the_deployments(part: str) -> None:
+    assert KEYS.verdict("probe") != replace(KEYS, **{part: "other"}).verdict("probe")
+    assert KEYS.verdict("probe") != KEYS.verdict("other")
 
 
 @pytest.mark.parametrize(

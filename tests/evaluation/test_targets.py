@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.errors import ConfigError, EngineError, OverloadedError
+from service.errors import ConfigError, EngineError, OverloadedError, RerankGatedError
 from service.evaluation.contexts import candidates_or_index
 from service.evaluation.http_target import HttpTarget
 from service.evaluation.pipeline_target import PipelineTarget
@@ -110,16 +110,31 @@ async def test_error_of_the_service_is_told_with_its_message() -> None:
 
 async def test_busy_service_is_asked_again() -> None:
     fakes = FakeServices()
-    fakes.scorer.error = OverloadedError("full", retry_after_s=0)
+    fakes.scorer.error = OverloadedError("full", retry_after_s=7)
+    slept_s: list[float] = []
 
     def recover() -> None:
         if len(fakes.scorer.calls) == 3:
             fakes.scorer.error = None
 
+    async def sleep(seconds: float) -> None:
+        slept_s.append(seconds)
+
     fakes.scorer.meanwhile = recover
-    async with target_of("http", fakes) as target:
-        assert (await target.rank(QUESTION, [MONT_BLANC])).relevances == (1.0,)
-    assert len(fakes.scorer.calls) == 3
+    async with client_of(create_app(Settings(), fakes.open)) as client:
+        assert (await HttpTarget(client, sleep=sleep).rank(QUESTION, [MONT_BLANC])).relevances == (1.0,)
+    assert (len(fakes.scorer.calls), slept_s) == (3, [7, 7])
+
+
+async def test_check_learns_what_is_served_and_whether_it_ranks() -> None:
+    fakes = FakeServices()
+    async with client_of(create_app(Settings(), fakes.open)) as client:
+        target = HttpTarget(client)
+        await target.check()
+        assert target.checkpoint == "models/fake"
+        fakes.scorer.error = RerankGatedError("may not rerank")
+        with pytest.raises(EngineError, match="503: may not rerank"):
+            await target.check()
 
 
 async def test_service_that_is_not_there_is_named() -> None:
