@@ -17,12 +17,15 @@ MAX_BATCH_TOKENS: Final = 8192
 
 
 class CausalLM:
-    """Log-probabilities after prompts, and greedy continuations. Not for several threads at once."""
+    """Log-probabilities after prompts, and greedy continuations. Not for several threads at once.
 
-    def __init__(self, directory: Path, device: str | None = None) -> None:
+    `checkpoint` is a directory or a Hugging Face id, whose weights are downloaded on first use.
+    """
+
+    def __init__(self, checkpoint: str | Path, revision: str | None = None, *, device: str | None = None) -> None:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = _load(directory).to(self._device).eval()
+        self._model = _load(str(checkpoint), revision).to(self._device).eval()
         self._keeps_logits = "logits_to_keep" in signature(self._model.forward).parameters
 
     @property
@@ -84,11 +87,11 @@ class Stops(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def _load(directory: Path) -> Any:
+def _load(checkpoint: str, revision: str | None) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(checkpoint, revision=revision or "main", dtype=torch.float32)
     except (OSError, ValueError, RuntimeError) as exc:
-        raise CheckpointError(f"{directory} is no causal language model that transformers can load: {exc}") from exc
+        raise CheckpointError(f"{checkpoint} is no causal language model that transformers can load: {exc}") from exc
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

@@ -313,7 +313,7 @@ def errors_shown() -> Iterator[None]:
     except ModuleNotFoundError as exc:
         if exc.name is None or exc.name.partition(".")[0] not in EXTRA:
             raise
-        _fail(f"`rankrag eval` needs {exc.name}, which comes with the extra: pip install 'rankrag[eval]'", exc)
+        _fail(f"`rankrag eval` needs {exc.name}, which comes with the extra `eval`: pip install 'rankrag[eval]'", exc)
 
 
 def _fail(message: str, cause: Exception) -> NoReturn:

@@ -95,7 +95,8 @@ def open_in_process(settings: Settings, index: Path | None) -> PipelineTarget:
     text = open_tokenizer(directory)
     tokenizer = PromptTokenizer(open_tokenizer(directory), prompt_file.prompts)
     local = open_local_index(index, tokenizer.fingerprint) if index else None
-    engine = LocalEngine(CausalLM(directory), tokenizer, text, read_calibration(directory), asyncio.Lock())
+    model = CausalLM(settings.checkpoint, settings.checkpoint_revision)
+    engine = LocalEngine(model, tokenizer, text, read_calibration(directory), asyncio.Lock())
     keys = CacheKeys(checkpoint=checkpoint_revision(directory), prompts=prompt_file.digest, index="", encoder="")
     pipeline = Pipeline(
         retriever=local.retriever if local else None, scorer=LocalScorer(engine), generator=LocalGenerator(engine),
