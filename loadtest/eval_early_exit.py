@@ -33,7 +33,7 @@ from loadtest.report import show_table, show_verdicts, write_json
 from loadtest.stack import VllmOptions, machine, service_running, vllm_running
 from loadtest.wire import VllmAdmin
 from service.core.early_exit import ODDS_EXPONENT, RANK_EXPONENT, RANK_OFFSET, EarlyExit, ExitRule, exit_rule
-from service.core.ranking import order_by_relevance
+from service.core.ranking import is_part_of, order_by_relevance
 from service.errors import ConfigError, EngineError, RankRAGError
 from service.types import Score
 
@@ -131,16 +131,11 @@ def ask(http: httpx.Client, question: Question, *, top_n: int, top_k: int) -> Ou
 
 def read_outcome(answer: Mapping[str, Any], gold: str) -> Outcome:
     passages = tuple(
-        Found(row["rank"], row["retrieval_rank"], row["relevance_score"], is_part(row["id"], gold))
+        Found(row["rank"], row["retrieval_rank"], row["relevance_score"], is_part_of(row["id"], gold))
         for row in answer["passages"]
     )
     num_pairs = answer["usage"]["pairs_scored"] + answer["usage"]["pairs_cached"]
     return Outcome(passages, num_pairs, answer["timings_ms"]["score"])
-
-
-def is_part(passage_id: str, document_id: str) -> bool:
-    """Whether the passage is the document, or was cut out of it."""
-    return passage_id == document_id or passage_id.startswith(f"{document_id}#")
 
 
 # --- the command lines -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The composition root: everything is built here, in order, and closed in reverse."""
 
 import asyncio
+import hashlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,14 +14,19 @@ from prometheus_client import CollectorRegistry
 
 from service import __version__
 from service.adapters.answer_cache import CachedAnswers
+from service.adapters.calibration_file import read_calibration
 from service.adapters.counted_cache import CountedCache
 from service.adapters.dispatcher import Dispatcher
 from service.adapters.encoder import QueryEncoder
 from service.adapters.engine import supervise
 from service.adapters.generator import VllmGenerator
 from service.adapters.index_directory import Manifest, OpenIndex, open_index
+from service.adapters.judged_files import read_judged
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
+from service.adapters.ranking_gate import KIND as VERDICT
+from service.adapters.ranking_gate import TTL_S as VERDICT_TTL_S
+from service.adapters.ranking_gate import GatedScorer, Probe, RankingGate, check_probe
 from service.adapters.redis_cache import RedisCache, open_redis
 from service.adapters.replicas import Replicas
 from service.adapters.scorer import Gate, VllmScorer
@@ -33,10 +39,12 @@ from service.api.services import Dependency, Services
 from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys, digest
 from service.core.early_exit import exit_rule
+from service.core.gate import GateStatus
 from service.core.schedule import Limits, Scheduler
+from service.errors import ConfigError
 from service.metrics import Metrics
-from service.pipeline import Pipeline
-from service.ports import Cache
+from service.pipeline import Pipeline, Retriever
+from service.ports import Cache, Scorer
 from service.settings import Settings
 
 OpenPipeline = Callable[[Settings, Metrics], AbstractAsyncContextManager[Services]]
@@ -104,27 +112,36 @@ async def open_pipeline(
     directory = checkpoint_directory(settings.checkpoint, settings.checkpoint_revision)
     tokenizer = PromptTokenizer(open_tokenizer(directory), prompt_file.prompts)
     opened = _open_index(settings, tokenizer)
-    keys = _cache_keys(prompt_file, checkpoint_revision(directory), opened)
+    keys = _cache_keys(settings, prompt_file, checkpoint_revision(directory), opened)
+    probe = _read_probe(settings, keys, has_index=opened is not None)
     async with AsyncExitStack() as stack:
         cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
-        replicas = Replicas(settings.vllm, tokenizer, read_golden(), observe=metrics.observe_replicas)
+        replicas = Replicas(
+            settings.vllm, tokenizer, read_golden(),
+            calibration=read_calibration(directory), observe=metrics.observe_replicas,
+        )  # fmt: skip
         stack.push_async_callback(replicas.aclose)
         await replicas.check()
         _keep_running(stack, replicas.run, on_death)
         engine = _open_engine(settings, metrics, replicas)
         _keep_running(stack, engine.dispatcher.run, on_death)
         rule = exit_rule(settings.early_exit)
-        scorer = VllmScorer(engine.dispatcher, replicas, tokenizer, cache, keys, engine.gate, rule)
+        scorer: Scorer = VllmScorer(engine.dispatcher, replicas, tokenizer, cache, keys, engine.gate, rule)
+        retriever = Retriever(QueryEncoder(opened.encoder, cache, keys), opened.index) if opened else None
+        gate = _open_gate(settings, metrics, probe, scorer, retriever, cache) if probe else None
+        if gate:
+            _keep_running(stack, gate.run, on_death)
+            scorer = GatedScorer(scorer, gate)
         generator = VllmGenerator(replicas, load=engine.scheduler.load)
         yield Services(
             settings=settings,
             metrics=metrics,
             prompts=prompt_file.prompts,
             scorer=scorer,
-            pipeline=_pipeline(opened, generator, scorer, cache, keys, prompt_file) if opened else None,
+            pipeline=_pipeline(retriever, generator, scorer, cache, keys, prompt_file),
             model=settings.checkpoint,
             index_version=opened.manifest.version if opened else "",
-            dependencies=lambda: _dependencies(settings, replicas, opened, cache),
+            dependencies=lambda: _dependencies(settings, replicas, opened, cache, gate),
             clock=time.monotonic,
         )
 
@@ -171,12 +188,43 @@ def _open_index(settings: Settings, tokenizer: PromptTokenizer) -> OpenIndex | N
     )
 
 
-def _cache_keys(prompt_file: PromptFile, revision: str, opened: OpenIndex | None) -> CacheKeys:
+def _read_probe(settings: Settings, keys: CacheKeys, *, has_index: bool) -> Probe | None:
+    path = settings.gate.probe
+    if path is None:
+        return None
+    questions = check_probe(read_judged(path), has_index=has_index)
+    return Probe(questions, settings.top_n, keys.verdict(_probe_digest(settings)))
+
+
+def _open_gate(
+    settings: Settings, metrics: Metrics, probe: Probe, scorer: Scorer, retriever: Retriever | None, cache: Cache
+) -> RankingGate:
+    is_overridden = settings.gate.override
+    return RankingGate(
+        probe, scorer, retriever, cache, is_overridden=is_overridden, observe=metrics.observe_gate
+    )  # fmt: skip
+
+
+def _probe_digest(settings: Settings) -> str:
+    """Of the probe's content and of how much is retrieved for its questions; the same for all when there is none.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    path = settings.gate.probe
+    try:
+        return "" if path is None else digest(hashlib.sha256(path.read_bytes()).hexdigest(), settings.top_n)
+    except OSError as exc:
+        raise ConfigError(f"{path} can't be read: {exc.strerror}", field="gate.probe") from exc
+
+
+def _cache_keys(settings: Settings, prompt_file: PromptFile, revision: str, opened: OpenIndex | None) -> CacheKeys:
     return CacheKeys(
         checkpoint=revision,
         prompts=f"{prompt_file.prompts.id}:{prompt_file.digest}",
         index=opened.manifest.version if opened else "",
         encoder=_encoder_key(opened.manifest) if opened else "",
+        gate=digest(_probe_digest(settings), settings.gate.override) if settings.gate.probe else "",
     )
 
 
@@ -190,6 +238,7 @@ async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStac
         "answer": settings.cache.answer_ttl_s,
         "score": settings.cache.score_ttl_s,
         "embedding": settings.cache.embedding_ttl_s,
+        VERDICT: VERDICT_TTL_S,
     }
     memory = MemoryCache(ttls_s, max_entries=settings.cache.max_entries)
     if settings.redis_url is None:
@@ -206,12 +255,11 @@ async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStac
 
 
 def _pipeline(
-    opened: OpenIndex, generator: VllmGenerator, scorer: VllmScorer, cache: Cache, keys: CacheKeys,
+    retriever: Retriever | None, generator: VllmGenerator, scorer: Scorer, cache: Cache, keys: CacheKeys,
     prompt_file: PromptFile,
 ) -> Pipeline:  # fmt: skip
     return Pipeline(
-        encoder=QueryEncoder(opened.encoder, cache, keys),
-        index=opened.index,
+        retriever=retriever,
         scorer=scorer,
         generator=generator,
         answers=CachedAnswers(cache, keys),
@@ -221,7 +269,7 @@ def _pipeline(
 
 
 def _dependencies(
-    settings: Settings, replicas: Replicas, opened: OpenIndex | None, cache: Cache
+    settings: Settings, replicas: Replicas, opened: OpenIndex | None, cache: Cache, gate: RankingGate | None
 ) -> Mapping[str, Dependency]:
     found = {"engine": Dependency(bool(replicas.ready()), replicas.summary())}
     if opened:
@@ -230,10 +278,21 @@ def _dependencies(
         found["index"] = Dependency(True, detail)
         found["encoder"] = Dependency(True, f"{manifest.encoder.model} at {manifest.query_encoder_revision}")
     else:
-        found["index"] = Dependency(False, "none configured: only /rerank works", required=False)
+        found["index"] = Dependency(False, "none configured: /answer needs `passages`", required=False)
+    if gate is not None:
+        found["gate"] = gate_dependency(gate.status)
     where = "redis" if settings.redis_url else "in this process"
     found["cache"] = Dependency(cache.is_up(), where if cache.is_up() else f"{where}: not reachable", required=False)
     return found
+
+
+def gate_dependency(status: GateStatus) -> Dependency:
+    """Unready until there is a verdict: who rolls out a checkpoint keeps the old pods until the new ones are proven.
+
+    A checkpoint that failed is served, without reranking.
+    """
+    is_awaited = status.state == "unproven" and not status.is_overridden
+    return Dependency(status.state == "passed", status.text, required=is_awaited)
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from service.errors import CheckpointError, RankRAGError
+from service.evaluation.commands import app as eval_app
 from service.settings import Settings, describe_settings, unknown_variables
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="RankRAG: retrieve, score, keep, answer.")
 index_app = typer.Typer(no_args_is_help=True, help="Build and look at indexes.")
 app.add_typer(index_app, name="index")
+app.add_typer(eval_app, name="eval")
 
 out = Console()
 err = Console(stderr=True)

@@ -11,6 +11,7 @@ RankRAGError                 500 internal_error
 ├── EngineError              503 engine_unavailable    vLLM is down, not verified yet, or gave no usable answer
 │   ├── EngineOverloadedError 503 engine_overloaded    vLLM refuses more work for now
 │   └── EngineRefusedError   502 engine_refused        vLLM refuses this very request
+├── RerankGatedError         503 rerank_gated          the checkpoint has not passed the ranking gate
 ├── OverloadedError          429 overloaded            more work waits than can be done in time
 ├── IndexUnavailableError    503 index_unavailable     no index is loaded
 ├── RetrievalError           500 retrieval_failed      the encoder or the index failed
@@ -87,6 +88,14 @@ class EngineRefusedError(EngineError):
     status = 502
     code = "engine_refused"
     retry_after_s = None
+
+
+class RerankGatedError(RankRAGError):
+    """The verdict is still to come, or only another checkpoint or the operator can change it."""
+
+    status = 503
+    code = "rerank_gated"
+    retry_after_s = 60
 
 
 class OverloadedError(RankRAGError):

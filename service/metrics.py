@@ -9,6 +9,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.core.gate import GATE_STATES, GateStatus
 from service.types import Answer, Degradation, Score, Timings, Usage
 
 # Seconds: from a cache hit to a request at its deadline.
@@ -72,6 +73,17 @@ class Metrics:
             "rankrag_replicas", "vLLM servers, known and ready (their last canary score came in time).", ["state"],
             registry=registry,
         )  # fmt: skip
+        self.gate = Gauge(
+            "rankrag_gate", "1 for what the ranking gate says, if there is one.", ["state"], registry=registry
+        )
+        self.gate_recall = Gauge(
+            "rankrag_gate_recall", "R@5 on the gate's probe: in the retriever's order, and reranked.", ["order"],
+            registry=registry,
+        )  # fmt: skip
+        self.rerank_on = Gauge(
+            "rankrag_rerank_on", "1 while the checkpoint may rerank: no gate, passed, or overridden.", registry=registry
+        )
+        self.rerank_on.set(1)
         self.scoring = {
             name: Gauge(f"rankrag_{name}", text, registry=registry)
             for name, text in (
@@ -87,6 +99,14 @@ class Metrics:
         self.replicas.labels("ready").set(num_ready)
         self.replicas.labels("known").set(num_known)
         self.engine_up.set(min(num_ready, 1))
+
+    def observe_gate(self, status: GateStatus) -> None:
+        for state in GATE_STATES:
+            self.gate.labels(state).set(state == status.state)
+        self.rerank_on.set(status.is_open)
+        if status.verdict is not None:
+            self.gate_recall.labels("retrieved").set(status.verdict.retrieved_recall)
+            self.gate_recall.labels("reranked").set(status.verdict.reranked_recall)
 
     def watch_scoring(self, **values: Callable[[], float]) -> None:
         """Read the gauges of `scoring`, by name, from these functions whenever metrics are asked for."""

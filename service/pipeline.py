@@ -1,6 +1,6 @@
 """One question's way: retrieve, score, keep, generate."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -8,9 +8,9 @@ from typing import TypeAlias
 from service.core.citations import cite
 from service.core.prompts import PromptSet
 from service.core.ranking import keep_best, keep_first
-from service.errors import DeadlineError, EngineError, OverloadedError
+from service.errors import DeadlineError, EngineError, IndexUnavailableError, OverloadedError, RerankGatedError
 from service.ports import AnswerCache, Encoder, Generator, Piece, Scorer, Scores, VectorIndex
-from service.types import Answer, Degradation, Query, RetrievedPassage, ScoredPassage, Timings, Usage
+from service.types import Answer, Degradation, Passage, Query, RetrievedPassage, ScoredPassage, Timings, Usage
 
 # Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
 SCORE_SHARE = 0.7
@@ -70,11 +70,31 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
-    """The whole path over its ports; `clock` gives seconds, the same clock that deadlines are on."""
+class Retriever:
+    """An index and the encoder of its questions."""
 
     encoder: Encoder
     index: VectorIndex
+
+    async def find(self, question: str, top_n: int) -> list[RetrievedPassage]:
+        """The `top_n` nearest passages. Raises RetrievalError."""
+        return await self.index.search(await self.encoder.encode_query(question, use_cache=False), top_n, {})
+
+    async def search(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
+        with watch.stage("encode"):
+            vector = await self.encoder.encode_query(query.question, use_cache=query.use_cache)
+        with watch.stage("search"):
+            return await self.index.search(vector, query.top_n, query.filters)
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """The whole path over its ports; `clock` gives seconds, the same clock that deadlines are on.
+
+    Without a `retriever` questions must bring their passages.
+    """
+
+    retriever: Retriever | None
     scorer: Scorer
     generator: Generator
     answers: AnswerCache
@@ -86,7 +106,7 @@ class Pipeline:
 
         Raises:
             OverloadedError: nothing was begun.
-            RequestError, RetrievalError, EngineError, DeadlineError: there is no answer.
+            RequestError, RetrievalError, IndexUnavailableError, EngineError, DeadlineError: there is no answer.
         """
         async with aclosing(await self.begin(query)) as events:
             async for event in events:
@@ -101,12 +121,16 @@ class Pipeline:
         A known answer needs no room.
 
         Raises:
+            IndexUnavailableError: it brings no passages, and there is no index.
             OverloadedError, EngineError: the scorer did not admit it.
         """
         watch = Stopwatch(self.clock)
+        if query.passages is None:
+            self._open_retriever()
         if query.use_cache and (known := await self.answers.get(query)) is not None:
             return _only(replace(known, is_cached=True, usage=Usage(), timings=watch.timings()))
-        self.scorer.admit(query.top_n, deadline_s=self._score_deadline_s(query), priority=query.priority)
+        num_pairs = query.top_n if query.passages is None else len(query.passages)
+        self.scorer.admit(num_pairs, deadline_s=self._score_deadline_s(query), priority=query.priority)
         return self._stream(query, watch)
 
     async def _stream(self, query: Query, watch: Stopwatch) -> AsyncGenerator[Event, None]:
@@ -126,10 +150,16 @@ class Pipeline:
         yield answer
 
     async def _retrieve(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
-        with watch.stage("encode"):
-            vector = await self.encoder.encode_query(query.question, use_cache=query.use_cache)
-        with watch.stage("search"):
-            return await self.index.search(vector, query.top_n, query.filters)
+        if query.passages is not None:
+            return in_given_order(query.passages)
+        return await self._open_retriever().search(query, watch)
+
+    def _open_retriever(self) -> Retriever:
+        if self.retriever is None:
+            raise IndexUnavailableError(
+                "no index is loaded: give `passages`, or set RANKRAG_INDEX__PATH to one built by `rankrag index build`"
+            )
+        return self.retriever
 
     async def _rerank(
         self, query: Query, retrieved: list[RetrievedPassage], watch: Stopwatch
@@ -144,6 +174,8 @@ class Pipeline:
                 )  # fmt: skip
         except (EngineError, DeadlineError, OverloadedError):
             return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
+        except RerankGatedError:
+            return keep_first(retrieved, query.top_k), ("rerank_gated",), Usage()
         kept = keep_best(
             retrieved, scored.scores, query.top_k, query.min_relevance, is_partial=scored.is_partial
         )  # fmt: skip
@@ -181,6 +213,11 @@ class Pipeline:
             usage=sum((piece.usage for piece in pieces if piece.usage), usage),
             timings=watch.timings(),
         )
+
+
+def in_given_order(passages: Sequence[Passage]) -> list[RetrievedPassage]:
+    """As if they had been retrieved in this order, but without the retriever's scores."""
+    return [RetrievedPassage(passage, None, rank) for rank, passage in enumerate(passages, start=1)]
 
 
 def degradation(scored: Scores) -> tuple[Degradation, ...]:

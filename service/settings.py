@@ -103,12 +103,23 @@ class IndexSettings(_Section):
     """The passages that questions are answered from."""
 
     path: Path | None = Field(
-        None, description="Directory written by `rankrag index build`. Without one only /rerank works."
+        None, description="Directory written by `rankrag index build`. Without one /answer needs `passages`."
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="Where FAISS searches: a GPU if faiss-gpu and a device are there, the CPU, or as said."
     )
     encoder_device: str | None = Field(None, description="Torch device of the query encoder, e.g. `cuda:0`.")
+
+
+class GateSettings(_Section):
+    """Whether the checkpoint has to show that it ranks better than the retriever before it may rerank."""
+
+    probe: Path | None = Field(
+        None,
+        description="Judged questions (JSONL, see `rankrag eval gate --help`), ranked in the background at start. "
+        "Reranking is off until they are, and stays off if R@5 falls by it. Unset: no gate.",
+    )
+    override: bool = Field(False, description="Rerank whatever the gate says; `/readyz` and the log go on saying it.")
 
 
 class CacheSettings(_Section):
@@ -137,10 +148,12 @@ class LimitSettings(_Section):
     """What a request may ask for; beyond it the answer is a 422 or 413 naming the field and the limit."""
 
     max_question_chars: PositiveInt = Field(4_000, description="Characters in `question` or `query`.")
-    max_document_chars: PositiveInt = Field(100_000, description="Characters in one document of /rerank.")
+    max_document_chars: PositiveInt = Field(
+        100_000, description="Characters in one document of /rerank, or in one of /answer's `passages`."
+    )
     max_documents: PositiveInt = Field(1_000, description="Documents in one /rerank.")
     max_body_bytes: PositiveInt = Field(8 * 1024 * 1024, description="Bytes of a request body.")
-    max_top_n: PositiveInt = Field(200, description="Passages retrieved for one question.")
+    max_top_n: PositiveInt = Field(200, description="Passages retrieved, or given, for one question.")
     max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")
     max_answer_tokens: PositiveInt = Field(512, description="Tokens of one answer.")
     max_filters: PositiveInt = Field(16, description="Metadata fields in `filters`.")
@@ -182,6 +195,7 @@ class Settings(BaseSettings):
 
     vllm: VllmSettings = VllmSettings()
     index: IndexSettings = IndexSettings()
+    gate: GateSettings = GateSettings()
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
 

@@ -26,11 +26,31 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgedQuestion:
+    """A question of which it is known what answers it.
+
+    `answers` are equally right short answers: empty where there is none, None where nobody says. `relevant` has
+    grades above 0 by document id. `candidates` are passages to rank, in the retriever's order; none where they are
+    to be retrieved. `about` is the document that was asked about, also where it doesn't answer.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...] | None = None
+    relevant: Mapping[str, int] = field(default_factory=dict)
+    candidates: tuple[Passage, ...] = ()
+    about: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievedPassage:
-    """A passage with the retriever's score and its rank in the retriever's order, from 1."""
+    """A passage with the retriever's score and its rank in the retriever's order, from 1.
+
+    Of passages that came with the question the rank is their place there, and there is no score.
+    """
 
     passage: Passage
-    retrieval_score: float
+    retrieval_score: float | None
     retrieval_rank: int
 
 
@@ -103,7 +123,7 @@ class Timings:
     total_s: float | None = None
 
 
-Degradation: TypeAlias = Literal["rerank_skipped", "rerank_partial", "context_truncated"]
+Degradation: TypeAlias = Literal["rerank_skipped", "rerank_partial", "rerank_gated", "context_truncated"]
 
 
 class Priority(IntEnum):
@@ -118,7 +138,8 @@ class Priority(IntEnum):
 class Query:
     """One question with everything that decides its answer.
 
-    `deadline_s` is an absolute moment on the pipeline's clock; work that would end later is not begun.
+    `deadline_s` is an absolute moment on the pipeline's clock; work that would end later is not begun. With
+    `passages` nothing is retrieved: these are scored, kept and cited instead, all of them, whatever `top_n` is.
     """
 
     question: str
@@ -130,6 +151,7 @@ class Query:
     use_cache: bool = True
     min_relevance: float = 0.0
     priority: Priority = Priority.ANSWER
+    passages: tuple[Passage, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

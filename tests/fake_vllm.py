@@ -17,6 +17,7 @@ from service.adapters.prompt_files import read_golden
 from service.adapters.replicas import Replicas
 from service.adapters.tokenizer import PromptTokenizer
 from service.adapters.vllm_client import VllmClient
+from service.core.scoring import UNCALIBRATED, Calibration
 from service.settings import VllmSettings
 from tests.fakes import rankrag_prompts
 
@@ -170,14 +171,14 @@ async def no_address(host: str) -> list[str]:
 @asynccontextmanager
 async def fake_replicas(
     *vllms: FakeVllm, is_checked: bool = True, is_watched: bool = False,
-    clock: Callable[[], float] = time.monotonic, **settings: Any,
+    clock: Callable[[], float] = time.monotonic, calibration: Calibration = UNCALIBRATED, **settings: Any,
 ) -> AsyncIterator[Replicas]:  # fmt: skip
     """Replicas `http://vllm-0`, `http://vllm-1` and so on, which are these; `is_watched` runs their watch too."""
     urls = [f"http://vllm-{number}" for number in range(len(vllms))]
     by_url = dict(zip(urls, vllms, strict=True))
     replicas = Replicas(
         VllmSettings.model_validate({"url": ",".join(urls), "health_interval_s": 0.001, **settings}),
-        prompt_tokenizer(), read_golden(), resolve=no_address, clock=clock,
+        prompt_tokenizer(), read_golden(), calibration=calibration, resolve=no_address, clock=clock,
         open_client=lambda _, url: VllmClient(by_url[url].http(url)),
     )  # fmt: skip
     async with aclosing(replicas):

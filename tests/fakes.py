@@ -14,7 +14,7 @@ from service.api.services import Dependency, Services
 from service.core.prompts import PromptSet
 from service.errors import DeadlineError
 from service.metrics import Metrics
-from service.pipeline import Pipeline
+from service.pipeline import Pipeline, Retriever
 from service.ports import Piece, Scores, Vector
 from service.settings import Settings
 from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
@@ -228,8 +228,7 @@ class FakeServices:
 
     def pipeline(self) -> Pipeline:
         return Pipeline(
-            encoder=self.encoder,
-            index=self.index,
+            retriever=Retriever(self.encoder, self.index) if self.has_index else None,
             scorer=self.scorer,
             generator=self.generator,
             answers=self.answers,
@@ -244,7 +243,7 @@ class FakeServices:
             metrics=metrics,
             prompts=rankrag_prompts(),
             scorer=self.scorer,
-            pipeline=self.pipeline() if self.has_index else None,
+            pipeline=self.pipeline(),
             model="models/fake",
             index_version=self.index.version if self.has_index else "",
             dependencies=self._dependencies,

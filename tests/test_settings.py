@@ -96,7 +96,7 @@ def test_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_has_every_variable_with_its_meaning() -> None:
     rows = re.findall(r"^\| `(RANKRAG_\w+)` \| (.*?) \| (.+) \|$", describe_settings(), re.MULTILINE)
-    sections = [Settings.model_fields[name] for name in ("vllm", "index", "cache", "limits")]
+    sections = [Settings.model_fields[name] for name in ("vllm", "index", "gate", "cache", "limits")]
     num_fields = len(Settings.model_fields) - len(sections) + sum(len(type(s.default).model_fields) for s in sections)
     assert len(rows) == num_fields
     assert ("RANKRAG_TOP_N", "`20`") in {(name, default) for name, default, _ in rows}

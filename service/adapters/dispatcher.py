@@ -178,7 +178,7 @@ class Dispatcher:
             priority=call.priority if self._passes_priority else None,
         )  # fmt: skip
         engine.note_progress()
-        return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found]
+        return [score_from_logprobs(logprobs.true, logprobs.false, engine.calibration) for logprobs in found]
 
     def _finish(self, call: Call, scores: Sequence[Score]) -> None:
         self._running.pop(call.id, None)

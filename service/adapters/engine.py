@@ -14,7 +14,7 @@ import structlog
 
 from service.adapters.tokenizer import Labels, PromptTokenizer
 from service.adapters.vllm_client import ServedModel, VllmClient
-from service.core.scoring import score_from_logprobs
+from service.core.scoring import UNCALIBRATED, Calibration, score_from_logprobs
 from service.errors import (
     CheckpointError,
     DeadlineError,
@@ -60,9 +60,11 @@ class Engine:
         self, client: VllmClient, tokenizer: PromptTokenizer, golden: Sequence[GoldenPair], *,
         interval_s: float, timeout_s: float, clock: Callable[[], float] = time.monotonic,
         observe: Callable[[bool], None] = lambda _: None, priority: int | None = None,
+        calibration: Calibration = UNCALIBRATED,
     ) -> None:  # fmt: skip
         self.client = client
         self.tokenizer = tokenizer
+        self.calibration = calibration
         self.labels: Labels = tokenizer.labels()
         self._golden = tuple(golden)
         self._interval_s = interval_s
@@ -190,7 +192,7 @@ class Engine:
         found, _ = await self.client.label_logprobs(
             model.id, prompts, self.labels, timeout_s=self._timeout_s, priority=self._priority
         )
-        return [score_from_logprobs(logprobs.true, logprobs.false) for logprobs in found]
+        return [score_from_logprobs(logprobs.true, logprobs.false, self.calibration) for logprobs in found]
 
 
 def is_engines_fault(error: RankRAGError) -> bool:

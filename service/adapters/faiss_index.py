@@ -49,6 +49,10 @@ class FaissIndex:
     def version(self) -> str:
         return self._version
 
+    @property
+    def passages(self) -> PassageStore:
+        return self._passages
+
     def __len__(self) -> int:
         return int(self._index.ntotal)
 

@@ -99,6 +99,10 @@ class PassageStore:
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
+    def ids(self) -> list[str]:
+        """Of all passages, by row. O(n)."""
+        return [str(id_) for id_ in self._table["id"].to_pylist()]
+
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """The passages at `rows`, in that order."""
         columns = self._table.select(["id", "title", "text", "metadata"])

@@ -17,6 +17,7 @@ import structlog
 from service.adapters.engine import Engine, GoldenPair
 from service.adapters.tokenizer import PromptTokenizer
 from service.adapters.vllm_client import VllmClient, open_http
+from service.core.scoring import UNCALIBRATED, Calibration
 from service.errors import CheckpointError, EngineError
 from service.settings import VllmSettings
 
@@ -61,7 +62,8 @@ class Replicas:
 
     def __init__(
         self, settings: VllmSettings, tokenizer: PromptTokenizer, golden: Sequence[GoldenPair], *,
-        resolve: Resolve = resolve_host, clock: Callable[[], float] = time.monotonic,
+        calibration: Calibration = UNCALIBRATED, resolve: Resolve = resolve_host,
+        clock: Callable[[], float] = time.monotonic,
         observe: Callable[[int, int], None] = lambda *_: None,
         open_client: Callable[[VllmSettings, str], VllmClient] = lambda *at: VllmClient(open_http(*at)),
     ) -> None:  # fmt: skip
@@ -69,6 +71,7 @@ class Replicas:
         self.labels = tokenizer.labels()
         self._settings = settings
         self._golden = tuple(golden)
+        self._calibration = calibration
         self._resolve = resolve
         self._clock = clock
         self._observe = observe
@@ -236,7 +239,7 @@ class Replicas:
             self._open_client(self._settings, name), self.tokenizer, self._golden,
             interval_s=self._settings.health_interval_s, timeout_s=self._settings.health_timeout_s,
             clock=self._clock, observe=lambda _: self._update(),
-            priority=CHECK_PRIORITY if self._settings.priority_scheduling else None,
+            priority=CHECK_PRIORITY if self._settings.priority_scheduling else None, calibration=self._calibration,
         )  # fmt: skip
         return Replica(name, engine)
 

@@ -1,6 +1,8 @@
 """Limits that are settings; each violation names the field and the limit."""
 
-from service.api.schemas import AnswerRequest, DocumentBody, RerankRequest
+from collections.abc import Sequence
+
+from service.api.schemas import AnswerRequest, DocumentBody, GivenPassage, RerankRequest
 from service.errors import RequestError, TooLargeError
 from service.settings import LimitSettings
 
@@ -13,6 +15,20 @@ def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
     _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
     _check_number("filters", len(request.filters or {}), limits.max_filters)
     _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
+    if request.passages is not None:
+        _check_given(request, request.passages, limits)
+
+
+def _check_given(request: AnswerRequest, passages: Sequence[GivenPassage], limits: LimitSettings) -> None:
+    """What says what to retrieve has no meaning beside passages that are given."""
+    for field in ("filters", "top_n"):
+        if getattr(request, field) is not None:
+            raise RequestError(f"{field}: not with `passages`, of which all are scored", field=field)
+    _check_number("passages", len(passages), limits.max_top_n)
+    for number, passage in enumerate(passages):
+        if not passage.text.strip():
+            raise RequestError(f"passages.{number}.text: must not be blank", field=f"passages.{number}.text")
+        _check_length(f"passages.{number}", passage.text + (passage.title or ""), limits.max_document_chars)
 
 
 def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:

@@ -1,6 +1,6 @@
 """/answer and /rerank: parse, call, render."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -12,7 +12,14 @@ from service.api.deadline import Deadline, while_connected
 from service.api.errors import error_rows
 from service.api.limits import check_answer, check_deadline_header, check_rerank
 from service.api.render import answer_body, json_response, rerank_body, sse_events
-from service.api.schemas import AnswerRequest, AnswerResponse, DocumentBody, RerankRequest, RerankResponse
+from service.api.schemas import (
+    AnswerRequest,
+    AnswerResponse,
+    DocumentBody,
+    GivenPassage,
+    RerankRequest,
+    RerankResponse,
+)
 from service.api.services import Services, ServicesDep
 from service.core.ranking import order_by_relevance
 from service.errors import (
@@ -24,10 +31,11 @@ from service.errors import (
     OverloadedError,
     RankRAGError,
     RequestError,
+    RerankGatedError,
     RetrievalError,
     TooLargeError,
 )
-from service.pipeline import Pipeline, degradation
+from service.pipeline import degradation
 from service.types import Passage, Priority, Query, Timings
 
 router = APIRouter()
@@ -54,23 +62,22 @@ DeadlineHeader = Annotated[
         200: {"content": {"text/event-stream": {}}},  # with `stream`
         **error_rows(RequestError, TooLargeError, IndexUnavailableError, RetrievalError, *_ENGINE_ERRORS),
     },
-    summary="Answer a question from the index",
+    summary="Answer a question from the index, or from given passages",
 )
 async def answer(
     request: Request, body: AnswerRequest, services: ServicesDep,
     cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
 ) -> Response:  # fmt: skip
-    """Retrieve `top_n` passages, score each with P(True), keep the best `top_k`, answer from them."""
+    """Retrieve `top_n` passages or take `passages`; score each with P(True), keep `top_k`, answer from them."""
     check_answer(body, services.settings.limits)
-    pipeline = _open_pipeline(services)
     deadline = _deadline(body.deadline_ms, x_deadline_ms, services)
     query = _query(body, services, deadline, is_no_store(cache_control))
     if body.stream:
         async with _bounds(request, deadline, services):
-            events = await pipeline.begin(query)
+            events = await services.pipeline.begin(query)
         return EventSourceResponse(sse_events(events, deadline, services), ping=10)
     async with _bounds(request, deadline, services):
-        result = await pipeline.answer(query)
+        result = await services.pipeline.answer(query)
     services.metrics.observe_answer(result)
     return json_response(answer_body(result, services), result.timings)
 
@@ -78,7 +85,7 @@ async def answer(
 @router.post(
     "/rerank",
     response_model=RerankResponse,
-    responses=error_rows(RequestError, TooLargeError, *_ENGINE_ERRORS),
+    responses=error_rows(RequestError, TooLargeError, RerankGatedError, *_ENGINE_ERRORS),
     summary="Order documents by relevance to a query",
 )
 async def rerank(
@@ -111,12 +118,6 @@ def is_no_store(cache_control: str | None) -> bool:
     return "no-store" in (directive.strip() for directive in directives)
 
 
-def _open_pipeline(services: Services) -> Pipeline:
-    if services.pipeline is None:
-        raise IndexUnavailableError("no index is loaded: set RANKRAG_INDEX__PATH to one built by `rankrag index build`")
-    return services.pipeline
-
-
 def _deadline(body_ms: int | None, header_ms: int | None, services: Services) -> Deadline:
     """The moment by which this request must be done, made here once: by its body, its header or the settings."""
     check_deadline_header(header_ms, services.settings.limits)
@@ -137,7 +138,26 @@ def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store
         filters=body.filters or {},
         use_cache=body.cache and not no_store,
         priority=_ANSWER_PRIORITIES[body.priority],
+        passages=None if body.passages is None else given_passages(body.passages),
     )
+
+
+def given_passages(bodies: Sequence[GivenPassage]) -> tuple[Passage, ...]:
+    """Those without an id are called by their position, from 0.
+
+    Raises:
+        RequestError: two have the same id, so that a citation would not say which.
+    """
+    passages = tuple(
+        Passage(str(number) if body.id is None else body.id, body.text, body.title or "", body.metadata or {})
+        for number, body in enumerate(bodies)
+    )
+    first: dict[str, int] = {}
+    for number, passage in enumerate(passages):
+        if first.setdefault(passage.id, number) != number:
+            field = f"passages.{number}.id"
+            raise RequestError(f"{field}: {passage.id!r} is the id of passages.{first[passage.id]} too", field=field)
+    return passages
 
 
 def _passage(number: int, document: str | DocumentBody) -> Passage:

@@ -15,10 +15,30 @@ _PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactiv
 _DEADLINE = "Milliseconds the request has before it ends with a 504; goes before `X-Deadline-Ms`."
 
 
+class GivenPassage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(None, min_length=1, description="What citations call it; its position, from 0, if null.")
+    title: str | None = None
+    text: str = Field(min_length=1)
+    metadata: dict[str, FilterValue] | None = Field(None, description="Comes back with the passage.")
+
+
 class AnswerRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"question": "How high is Mont Blanc?", "top_n": 20, "top_k": 5}]},
+        json_schema_extra={
+            "examples": [
+                {"question": "How high is Mont Blanc?", "top_n": 20, "top_k": 5},
+                {
+                    "question": "How high is Mont Blanc?",
+                    "passages": [
+                        {"id": "rhine", "title": "Rhine", "text": "The Rhine is a river."},
+                        {"id": "mont-blanc", "title": "Mont Blanc", "text": "Mont Blanc rises to 4,806 metres."},
+                    ],
+                },
+            ]
+        },
     )
 
     question: str = Field(min_length=1, description="What is asked.")
@@ -26,6 +46,12 @@ class AnswerRequest(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Passages to keep for the answer, at most `top_n`.")
     filters: dict[str, FilterValue | list[FilterValue]] | None = Field(
         None, description="Metadata that passages must have: a value, or a list of which one must match."
+    )
+    passages: list[GivenPassage] | None = Field(
+        None,
+        min_length=1,
+        description="Answer from these instead of the index, which is not needed then: they are scored, kept and "
+        "cited like retrieved ones. Not with `filters` or `top_n`.",
     )
     min_relevance: float | None = Field(
         None, ge=0, le=1, description="Kept passages that score less stay out of the answer's prompt, unless all do."
@@ -52,9 +78,11 @@ class PassageBody(BaseModel):
     id: str
     title: str
     text: str
-    retrieval_score: float
-    retrieval_rank: int = Field(ge=1, description="Place in the retriever's order.")
-    relevance_score: Score | None = Field(description="P(True) / (P(True) + P(False)); null if not scored.")
+    retrieval_score: float | None = Field(description="The retriever's; null for passages of the request.")
+    retrieval_rank: int = Field(ge=1, description="Place in the retriever's order, or in the request's `passages`.")
+    relevance_score: Score | None = Field(
+        description="P(True) / (P(True) + P(False)), calibrated where the checkpoint says how; null if not scored."
+    )
     label_mass: Score | None = Field(description="P(True) + P(False).")
     rank: int = Field(ge=1, description="Place after reranking.")
     in_context: bool = Field(description="Whether the answer was made from it: see `min_relevance`.")
@@ -74,7 +102,10 @@ class AnswerResponse(BaseModel):
     citations: list[CitationBody]
     passages: list[PassageBody] = Field(description="What was kept, best first.")
     abstained: bool = Field(description="The passages do not hold the answer, says the model.")
-    degraded: list[Degradation] = Field(description="What had to be left out to answer at all.")
+    degraded: list[Degradation] = Field(
+        description="What had to be left out to answer at all. `rerank_gated`: the checkpoint has not shown that "
+        "it may rerank, and the retriever's order was kept."
+    )
     cached: bool
     model: str
     index_version: str

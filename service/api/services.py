@@ -24,13 +24,13 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The open pipeline. `pipeline` is None where no index is configured: then only /rerank works."""
+    """The open pipeline."""
 
     settings: Settings
     metrics: Metrics
     prompts: PromptSet
     scorer: Scorer
-    pipeline: Pipeline | None
+    pipeline: Pipeline
     model: str
     index_version: str
     dependencies: Callable[[], Mapping[str, Dependency]]

@@ -16,13 +16,18 @@ class CacheKeys:
     """Makes the keys of one deployment.
 
     `checkpoint` is the served checkpoint's revision, `prompts` the id and digest of the prompt set, `index`
-    the index version, `encoder` the query encoder's id and revision.
+    the index version, `encoder` the query encoder's id and revision, `gate` what decides whether reranking is on.
     """
 
     checkpoint: str
     prompts: str
     index: str
     encoder: str
+    gate: str = ""
+
+    def verdict(self, probe: str) -> str:
+        """Of the ranking gate on the probe with this digest."""
+        return digest("verdict", self.checkpoint, self.prompts, self.index, self.encoder, probe)
 
     def embedding(self, question: str) -> str:
         return digest("embedding", self.encoder, question)
@@ -51,13 +56,17 @@ class CacheKeys:
 
     def answer(self, query: Query) -> str:
         return digest(
-            "answer", self.checkpoint, self.prompts, self.index, self.encoder, query.question,
-            query.top_n, query.top_k, query.max_tokens, query.min_relevance, sorted_filters(query),
+            "answer", self.checkpoint, self.prompts, self.index, self.encoder, self.gate, query.question,
+            query.top_n, query.top_k, query.max_tokens, query.min_relevance, sorted_filters(query), _given(query),
         )  # fmt: skip
 
 
 def sorted_filters(query: Query) -> list[tuple[str, Any]]:
     return sorted(query.filters.items(), key=lambda item: item[0])
+
+
+def _given(query: Query) -> list[Any] | None:
+    return None if query.passages is None else [[p.id, p.title, p.text, dict(p.metadata)] for p in query.passages]
 
 
 def digest(*parts: Any) -> str:

@@ -11,6 +11,11 @@ def order_by_relevance(scores: Sequence[Score | None]) -> list[int]:
     return [index for _, index in sorted(scored)]
 
 
+def is_part_of(passage_id: str, document_id: str) -> bool:
+    """Whether the passage is the document, or was cut out of it."""
+    return passage_id == document_id or passage_id.startswith(f"{document_id}#")
+
+
 def keep_best(
     retrieved: Sequence[RetrievedPassage], scores: Sequence[Score | None], top_k: int, min_relevance: float = 0.0, *,
     is_partial: bool = False,

@@ -100,9 +100,15 @@ def test_score_is_shared_by_equal_texts_under_other_ids_and_indexes() -> None:
     assert KEYS.score("question", PASSAGE) == shared
 
 
-@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder"])
+@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder", "gate"])
 def test_answer_depends_on_the_deployments(part: str) -> None:
     assert KEYS.answer(QUERY) != replace(KEYS, **{part: "other"}).answer(QUERY)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "prompts", "index", "encoder"])
+def test_verdict_depends_on_the_probe_and_the_deployments(part: str) -> None:
+    assert KEYS.verdict("probe") != replace(KEYS, **{part: "other"}).verdict("probe")
+    assert KEYS.verdict("probe") != KEYS.verdict("other")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +124,28 @@ def test_answer_depends_on_the_deployments(part: str) -> None:
         ("filters", {"kind": ["mountain"]}),
         ("filters", {"kind": None}),
         ("filters", {"other": "mountain"}),
+        ("passages", ()),
+        ("passages", (PASSAGE,)),
     ],
 )
 def test_answer_depends_on_the_querys(field: str, value: Any) -> None:
     changed: Query = replace(QUERY, **{field: value})
     assert KEYS.answer(QUERY) != KEYS.answer(changed)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PASSAGE, id="other"),
+        replace(PASSAGE, text="other"),
+        replace(PASSAGE, title="other"),
+        replace(PASSAGE, metadata={}),
+    ],
+)
+def test_answer_depends_on_all_of_the_passages_that_are_given(other: Passage) -> None:
+    query = replace(QUERY, passages=(PASSAGE, PASSAGE))
+    assert KEYS.answer(query) != KEYS.answer(replace(query, passages=(PASSAGE, other)))
+    assert KEYS.answer(query) == KEYS.answer(replace(query, passages=(PASSAGE, replace(PASSAGE))))
 
 
 def test_answer_does_not_depend_on_the_deadline_or_the_order_of_filters() -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.ranking import keep_best, keep_first, order_by_relevance
+from service.core.ranking import is_part_of, keep_best, keep_first, order_by_relevance
 from service.types import Passage, RetrievedPassage, Score, ScoredPassage
 
 MAYBE_RELEVANCES = st.lists(st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0]) | st.floats(0, 1), max_size=30)
@@ -147,3 +148,11 @@ def test_time_that_ran_out_puts_the_unknown_between_the_good_and_the_bad() -> No
     found = scores([0.1, None, 0.9, None, 0.02])
     assert places(keep_best(retrieved(5), found, 5, 0.5, is_partial=True)) == [2, 1, 3, 0, 4]
     assert places(keep_best(retrieved(5), found, 5, 0.5)) == [2, 0, 4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("passage_id", "expected"),
+    [("a", True), ("a#0", True), ("a#12", True), ("ab", False), ("ab#0", False), ("#0", False)],
+)
+def test_part_of_a_document_carries_its_id(passage_id: str, expected: bool) -> None:
+    assert is_part_of(passage_id, "a") is expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.scoring import score_from_logprobs
+from service.core.scoring import UNCALIBRATED, Calibration, score_from_logprobs
 from service.errors import EngineError
 
 VLLM_MINIMUM = -9999.0
@@ -69,3 +69,40 @@ def test_labels_of_tiny_probability_still_compare() -> None:
 def test_logprob_that_is_not_a_number_is_an_engine_error(true: float, false: float) -> None:
     with pytest.raises(EngineError, match="not a number"):
         score_from_logprobs(true, false)
+
+
+CALIBRATIONS = st.builds(Calibration, slope=st.floats(0.01, 10), intercept=st.floats(-10, 10))
+
+
+@given(LOGPROBS, LOGPROBS)
+def test_no_calibration_changes_nothing(true: float, false: float) -> None:
+    assert score_from_logprobs(true, false, UNCALIBRATED) == score_from_logprobs(true, false)
+
+
+@given(CALIBRATIONS, LOGPROBS, LOGPROBS, LOGPROBS)
+def test_calibration_never_changes_the_order(calibration: Calibration, one: float, other: float, false: float) -> None:
+    low, high = sorted((one, other))
+    scores = [score_from_logprobs(true, false, calibration).relevance for true in (low, high)]
+    assert 0.0 <= scores[0] <= scores[1] + 1e-15 <= 1.0 + 1e-15
+
+
+@given(CALIBRATIONS, LOGPROBS, LOGPROBS)
+def test_calibration_leaves_the_label_mass(calibration: Calibration, true: float, false: float) -> None:
+    mass = score_from_logprobs(true, false).label_mass
+    assert score_from_logprobs(true, false, calibration).label_mass == mass
+
+
+@given(st.floats(-9, 9), st.floats(0.2, 1), st.floats(-2, 2))
+def test_margin_is_recovered_from_the_relevance(margin: float, slope: float, intercept: float) -> None:
+    calibration = Calibration(slope, intercept)
+    assert calibration.margin(calibration.relevance(margin)) == pytest.approx(margin, abs=1e-4)
+
+
+@pytest.mark.parametrize("relevance", [0.0, 1.0])
+def test_margin_of_a_certain_relevance_is_finite(relevance: float) -> None:
+    assert math.isfinite(UNCALIBRATED.margin(relevance))
+
+
+def test_calibration_is_the_logistic_of_the_scaled_margin() -> None:
+    score = score_from_logprobs(-1.0, -3.0, Calibration(0.5, -1.0))
+    assert score.relevance == pytest.approx(0.5)
