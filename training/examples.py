@@ -132,11 +132,12 @@ def five(
 ) -> list[Passage]:
     """`relevant` with irrelevant passages, up to five, shuffled.
 
-    A question's own come first, at random from the hardest (they are in order); then fillers that are not known to be
-    relevant and do not hold the answer.
+    The question's own come first, at random from the hardest (they are in order), and always the passage that an
+    unanswerable one was asked about; then fillers that are not known to be relevant and do not hold the answer.
     """
-    hardest = list(question.irrelevant[: 2 * NUM_PASSAGES])
-    shown = [*relevant, *rng.sample(hardest, min(len(hardest), NUM_PASSAGES - len(relevant)))]
+    shown = [*relevant, *([] if question.is_answerable else question.irrelevant[:1])]
+    hardest = [passage for passage in question.irrelevant[: 2 * NUM_PASSAGES] if passage not in shown]
+    shown += rng.sample(hardest, min(len(hardest), NUM_PASSAGES - len(shown)))
     known = {passage.id for passage in (*question.relevant, *shown)}
     for _ in range(_MAX_TRIES if fillers else 0):
         if len(shown) >= NUM_PASSAGES:

@@ -64,17 +64,19 @@ def export(run: Path, out: Path, *, dtype: torch.dtype = torch.bfloat16) -> floa
 
 
 def read_run(run: Path) -> Recipe:
+    """The recipe of a run that has ended."""
     try:
-        return Recipe.model_validate_json((run / RECIPE).read_bytes())
+        recipe = Recipe.model_validate_json((run / RECIPE).read_bytes())
     except OSError as exc:
         raise CheckpointError(f"{run} is not the folder of a stage's run: {exc}") from exc
+    if not (run / FINAL).is_dir():
+        raise CheckpointError(f"{run} has no final weights: the run has not ended")
+    return recipe
 
 
 def load_trained(run: Path, recipe: Recipe) -> PreTrainedModel | PeftModel:
     """The final model in float32, its adapter still apart."""
     final = run / FINAL
-    if not final.is_dir():
-        raise CheckpointError(f"{run} has no final weights: the run has not ended")
     if not (final / _ADAPTER).exists():
         return load_weights(str(final), dtype=torch.float32)
     base = load_weights(recipe.start, dtype=torch.float32, revision=recipe.model.revision)

@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from service.adapters.prompt_files import read_prompts
 from training import toy
 from training.config import Lora, Recipe, read_recipe
 from training.curves import PICTURE, read_log
@@ -37,8 +38,7 @@ def smoke_recipe(folder: Path, stage: int) -> Recipe:
 
 def make_base(recipe: Recipe) -> None:
     """A tiny random Llama with its tokenizer, where the recipe expects its model."""
-    texts = [sight.text + " " + toy.question(sight, field) for sight in toy.sights(40) for field in sight.facts]
-    tokenizer = small_tokenizer(texts)
+    tokenizer = small_tokenizer(toy.texts(read_prompts(recipe.prompts).prompts.system))
     tiny_model(recipe.model, tokenizer, max_length=recipe.max_length, seed=recipe.seed).save_pretrained(
         recipe.model.path
     )

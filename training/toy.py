@@ -70,6 +70,11 @@ def question(sight: Sight, field: str) -> str:
     return _FIELDS[field][0].format(name=sight.name)
 
 
+def texts(system: str) -> list[str]:
+    """Enough to train a small tokenizer on; `system` is what every prompt begins with."""
+    return [f"{system} {sight.text} {question(sight, field)}" for sight in sights(40) for field in sight.facts]
+
+
 def write(folder: Path, count: int = 40, seed: int = 7) -> None:
     """Write all files of `sources()` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
