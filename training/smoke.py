@@ -10,6 +10,8 @@ import shutil
 import time
 from pathlib import Path
 
+import torch
+
 from service.adapters.prompt_files import read_prompts
 from training import toy
 from training.config import Lora, Recipe, read_recipe
@@ -63,6 +65,7 @@ def main() -> None:
     folder: Path = parser.parse_args().folder
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("bm25s").setLevel(logging.WARNING)
+    torch.set_num_threads(1)  # tiny models on a busy machine: threads would wait for each other
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     run_stages(folder)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from service.adapters.prompt_files import read_prompts
@@ -12,6 +13,12 @@ from training.encoding import ExampleEncoder
 from training.examples import ExampleMaker
 from training.models import small_tokenizer
 from training.templates import read_templates
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models on a busy machine: threads would wait for each other most of the time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
