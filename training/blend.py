@@ -68,7 +68,8 @@ def open_lanes(lines: Mapping[str, Line], sources: Mapping[str, Rows]) -> list[L
     """
     lanes = [_lane(name, line, sources[line.source]) for name, line in lines.items() if line.source in sources]
     lanes = [lane for lane in lanes if lane.size]
-    for name in lines.keys() - {lane.name for lane in lanes}:
+    filled = {lane.name for lane in lanes}
+    for name in (name for name in lines if name not in filled):
         source = lines[name].source
         reason = "has no usable row" if source in sources else "is not configured"
         log.warning("blend line %s is left out: its source %s %s", name, source, reason)

@@ -93,8 +93,9 @@ def blend_digest(recipe: Recipe, tokenizer_digest: str) -> str:
         include={"stage", "sources", "data", "seed", "max_length", "positive_share", "abstention_share", "mining"},
     )
     texts = [(recipe.blend or FILE).read_text("utf-8"), TEMPLATES.read_text("utf-8")]
-    stats = [path.stat() for source in recipe.sources.values() for path in readers.paths(source, recipe.data)
-             if path.exists()]  # fmt: skip
+    named = [path for source in recipe.sources.values() for path in readers.paths(source, recipe.data)]
+    files = [file for path in named for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    stats = [file.stat() for file in files if file.is_file()]
     parts = [
         _FORMAT, settings, texts, read_prompts(recipe.prompts).digest, tokenizer_digest,
         recipe.current.steps * recipe.current.batch, [(stat.st_size, stat.st_mtime_ns) for stat in stats],

@@ -16,6 +16,15 @@ def read_conversations(path: Path) -> Rows:
     return Rows(questions=questions, has_documents=True)
 
 
+def read_answers(row: Row) -> tuple[str, ...]:
+    """Texts, lists of texts (NarrativeQA there) or `{text}` objects (SQuAD there), flattened."""
+    values = row.fields.get("answers")
+    if isinstance(values, list):
+        values = [text for value in values for text in (value if isinstance(value, list) else [value])]
+        values = [value.get("text") if isinstance(value, dict) else value for value in values]
+    return Row(row.where, {"answers": values}).texts("answers")
+
+
 def read_turns(row: Row) -> list[Turn]:
     """User and assistant turns in order; a system message is left out, the prompt set has its own."""
     turns = [Turn(_role(message), message.text("content").strip()) for message in row.rows("messages")
@@ -35,7 +44,7 @@ def _role(message: Row) -> Role:
 
 
 def _question(row: Row, number: int) -> Question:
-    turns, answers = read_turns(row), row.texts("answers")
+    turns, answers = read_turns(row), read_answers(row)
     if turns[-1].role == "assistant":
         answers = (*answers, turns[-1].text)
         turns = turns[:-1]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.readers.conversations import read_turns
+from training.readers.conversations import read_answers, read_turns
 from training.readers.rows import Row, json_rows
 from training.records import Chat, Rows, Turn
 
@@ -16,7 +16,7 @@ def _chat(row: Row) -> Chat:
     if "messages" in row:
         turns = read_turns(row)
         if turns[-1].role == "user":
-            turns += [Turn("assistant", answer.strip()) for answer in row.texts("answers")[:1]]
+            turns += [Turn("assistant", answer.strip()) for answer in read_answers(row)[:1]]
         if turns[-1].role != "assistant" or len(turns) < 2:
             raise row.bad("messages", "turns that end with the assistant's")
         return Chat(tuple(turns))

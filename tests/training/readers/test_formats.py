@@ -77,6 +77,15 @@ def test_instructions_in_all_their_shapes(tmp_path: Path) -> None:
     assert [[turn.text for turn in chat.turns] for chat in chats] == [["Add.\n1 2", "3"], *[["Hi", "Ho"]] * 3]
 
 
+@pytest.mark.parametrize("answers", [["a", "b"], [["a"], ["b"]], [["a", "b"]], [{"text": "a"}, {"text": "b"}]])
+def test_answers_of_conversations_in_all_their_shapes(tmp_path: Path, answers: list[object]) -> None:
+    row = {"messages": [{"role": "user", "content": "q"}], "document": "d", "answers": answers}
+    (tmp_path / "c.json").write_text(json.dumps([row]))
+    source = config.ConversationSource(format="conversations", path=Path("c.json"))
+    (question,) = readers.read(source, tmp_path).questions
+    assert question.answers == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("source", "row", "error"),
     [
