@@ -73,7 +73,7 @@ def tiny_model(model: Model, tokenizer: PreTrainedTokenizerFast, *, max_length: 
 def tiny_config(model: Model, tokenizer: PreTrainedTokenizerFast, max_length: int) -> PretrainedConfig:
     """Raises ConfigError where transformers has no such architecture."""
     shape: dict[str, Any] = {
-        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
         "intermediate_size": 128, "vocab_size": len(tokenizer), "max_position_embeddings": max(max_length, 2048),
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
