@@ -13,6 +13,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from service.adapters.prompt_files import read_prompts
+from service.errors import ConfigError
 from training import readers
 from training.blend import FILE, Blend, Drawn, open_lanes, read_blend
 from training.config import Mining, Recipe, Source
@@ -37,7 +38,15 @@ def open_maker(recipe: Recipe) -> ExampleMaker:
 def read_sources(
     recipe: Recipe, prepare: Callable[[Source, Path], Rows] | None = None, mining: Mining | None = None
 ) -> dict[str, Rows]:
-    """The sources that the current stage's blend names, with negatives. `prepare` reads one in another way."""
+    """The sources that the current stage's blend names, with negatives. `prepare` reads one in another way.
+
+    Raises:
+        ConfigError: the recipe has a source that no line of the blend names: a slip in one of both names.
+    """
+    named = {line.source for line in read_blend(recipe.blend, 2).values()}
+    for name in recipe.sources:
+        if name not in named:
+            raise ConfigError(f"sources.{name}: no line of the blend has this source", field=f"sources.{name}")
     wanted = {line.source for line in read_blend(recipe.blend, recipe.stage).values()}
     return {
         name: read_source(source, recipe.data, prepare or readers.read, mining or recipe.mining)
