@@ -14,7 +14,7 @@ BENCH ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-eval setup-redis demo serve index check test train bench clean
+.PHONY: help setup setup-dev setup-eval setup-redis demo serve index check test train train-smoke bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -90,12 +90,15 @@ check: $(STAMPS)/dev ## format, lint, types, import rules, unit tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not integration"
 
-test: setup-dev setup-redis index check ## check, and the tests on the real vLLM, FAISS and Redis
+test: setup-dev setup-redis index check train-smoke ## check, and the tests on the real vLLM, FAISS and Redis
 	$(BIN)/pytest -q -m integration
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
 	$(BIN)/python -m training.demo.train training/demo/demo-cpu.yaml --out runs/demo
 	$(BIN)/python -m training.demo.export runs/demo models/demo
+
+train-smoke: $(STAMPS)/dev ## run every stage of the training recipe on invented data (half a minute)
+	$(BIN)/python -m training.smoke
 
 bench: $(STAMPS)/dev $(STAMPS)/vllm ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
 	$(BIN)/python -m loadtest.bench_scoring $(BENCH)

@@ -106,7 +106,7 @@ class PromptTokenizer:
     def score_prompt(self, question: str, title: str, text: str, *, max_tokens: int) -> EncodedPrompt:
         """The ranking prompt of one pair, at most `max_tokens` long."""
         passage = self._prompts.passage_text(title, text)
-        return self._fit([passage], lambda parts: self._prompts.score_prompt(question, parts[0]), max_tokens)
+        return self.fit([passage], lambda parts: self._prompts.score_prompt(question, parts[0]), max_tokens)
 
     def score_prompts(self, question: str, passages: Sequence[Passage], *, max_tokens: int) -> list[EncodedPrompt]:
         """The ranking prompt of `question` with each passage: the ids that `score_prompt` gives, in less time.
@@ -159,11 +159,9 @@ class PromptTokenizer:
     def answer_prompt(self, question: str, passages: Sequence[tuple[str, str]], *, max_tokens: int) -> EncodedPrompt:
         """The generation prompt over (title, text) passages, best first, at most `max_tokens` long."""
         parts = [self._prompts.passage_text(title, text) for title, text in passages]
-        return self._fit(parts, lambda cut: self._prompts.answer_prompt(question, cut), max_tokens)
+        return self.fit(parts, lambda cut: self._prompts.answer_prompt(question, cut), max_tokens)
 
-    def _fit(
-        self, passages: Sequence[str], prompt: Callable[[Sequence[str]], Prompt], max_tokens: int
-    ) -> EncodedPrompt:
+    def fit(self, passages: Sequence[str], prompt: Callable[[Sequence[str]], Prompt], max_tokens: int) -> EncodedPrompt:
         """Encode; while too long, give every passage a fair share of what the rest leaves and try again.
 
         Raises:
