@@ -17,7 +17,8 @@ RESULTS = "results.json"
 
 
 def show(console: Console, report: Report, subject: str) -> None:
-    table = Table(title=f"{report.title}: {escape(subject)}", title_justify="left", box=None, padding=(0, 2))
+    console.print(f"[bold]{report.title}[/]: {escape(subject)}", highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2))
     for number, column in enumerate(report.columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in report.rows:
