@@ -8,6 +8,7 @@ of 250 tokens are 0.5 PFLOP at 2 × 8e9 FLOP a token, half of what the card can 
 import shutil
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -30,7 +31,7 @@ def make_light_checkpoint(tokenizer: PromptTokenizer, source: Path, out: Path) -
     """
     out.mkdir(parents=True, exist_ok=True)
     for seed in count():
-        model = _random_model(LlamaConfig.from_pretrained(source), seed)
+        model: Any = _random_model(LlamaConfig.from_pretrained(source), seed)  # its `to` is badly typed
         if _is_right(model, tokenizer):
             model.to(torch.bfloat16).save_pretrained(out)
             break

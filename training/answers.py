@@ -1,23 +1,11 @@
-"""When two answers are the same, and when a passage holds one."""
+"""When a passage holds an answer. When two answers are the same is `service.evaluation.squad`'s to say."""
 
-import re
-import string
 from collections.abc import Iterable
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalised(text: str) -> str:
-    """Lower case without punctuation, articles and extra white space: SQuAD's official normalisation."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
-def is_exact(given: str, answers: Iterable[str]) -> bool:
-    return normalised(given) in {normalised(answer) for answer in answers}
+from service.evaluation.squad import normalise
 
 
 def holds_answer(text: str, answers: Iterable[str]) -> bool:
     """Whether any answer stands in `text` as whole words, both normalised. An answer that is only articles: no."""
-    padded = f" {normalised(text)} "
-    return any(f" {answer} " in padded for answer in map(normalised, answers) if answer)
+    padded = f" {normalise(text)} "
+    return any(f" {answer} " in padded for answer in map(normalise, answers) if answer)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.core.scoring import score_from_logprobs
+from service.evaluation.squad import exact_match
 from service.types import Passage, Score
-from training.answers import is_exact
 from training.config import Dev
 from training.encoding import Encoded, ExampleEncoder
 from training.examples import Example, ExampleMaker, is_usable
@@ -102,7 +102,7 @@ class Measure:
         ranked = [(each, [next(scores) for _ in each.prompts]) for each in self.dev.rankings]
         pairs = [(s, label) for each, found in ranked for s, label in zip(found, each.labels, strict=True)]
         answers = self._answers(model, [reading.prompt for reading in self.dev.readings])
-        exact = [is_exact(a, reading.answers) for a, reading in zip(answers, self.dev.readings, strict=True)]
+        exact = [exact_match(a, reading.answers) for a, reading in zip(answers, self.dev.readings, strict=True)]
         return {
             "dev_mrr": _mean([reciprocal_rank([s.relevance for s in found], each.labels) for each, found in ranked]),
             "dev_accuracy": _mean([(s.relevance > _RIGHT_ABOVE) == label for s, label in pairs]),

@@ -18,8 +18,9 @@ import bm25s
 from tqdm import tqdm
 
 from service.adapters.index_directory import MANIFEST, Corpus, build_index, embedded_text, open_index
+from service.evaluation.squad import normalise
 from service.types import Passage
-from training.answers import holds_answer, normalised
+from training.answers import holds_answer
 from training.config import Mining
 from training.records import Question, Rows, distinct
 
@@ -66,10 +67,10 @@ def merged(rankings: Sequence[Sequence[Passage]]) -> list[Passage]:
 def negatives(question: Question, found: Sequence[Passage]) -> list[Passage]:
     """`found` without what is relevant, says the same as a relevant passage, or holds an answer."""
     ids = {passage.id for passage in question.relevant}
-    texts = {normalised(passage.text) for passage in question.relevant}
+    texts = {normalise(passage.text) for passage in question.relevant}
     return [
         passage for passage in found
-        if passage.id not in ids and normalised(passage.text) not in texts
+        if passage.id not in ids and normalise(passage.text) not in texts
         and not holds_answer(f"{passage.title} {passage.text}", question.answers)
     ]  # fmt: skip
 
