@@ -1,6 +1,7 @@
 """`make bench`: scoring by the service beside what vLLM itself can do, in one run on one machine."""
 
 import asyncio
+import gc
 import random
 import shlex
 import signal
@@ -202,6 +203,7 @@ def _light_checkpoint(out: Path) -> Path:
 def _run_all(bench: Bench, names: Sequence[Name], keep: Callable[[Sequence[Result]], None]) -> list[Result]:
     """Each scenario on the same vLLM; what is known is kept after each, as the next one may be interrupted."""
     results: list[Result] = []
+    gc.freeze()  # the texts: a collector that walks through them stops the client, for which the service would pay
     console.print("starting vLLM (half a minute)", style="dim")
     with vllm_running(bench.vllm, bench.logs / "vllm.log") as url:
         for name in names:
