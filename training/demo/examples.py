@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from service.core.prompts import PromptSet
+from training.demo.negatives import Negatives, mine
 from training.demo.packing import ANSWER, NOWHERE, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Branch, Tree
 from training.demo.tokenizer import EOS, token_id
 from training.demo.world import Document, Question, World
@@ -50,18 +51,18 @@ class PublicText:
 
     passages: dict[str, dict[str, Any]]
     questions: dict[str, list[dict[str, Any]]]
-    by_title: dict[str, list[str]]
+    by_id: dict[str, dict[str, Any]]
+    negatives: Negatives
 
     @classmethod
-    def load(cls, passages: Path, questions: Path) -> "PublicText":
+    def load(cls, passages: Path, questions: Path, cache: Path) -> "PublicText":
+        """Mines negatives on first use, which takes minutes; `cache` keeps them."""
         rows = {row["id"]: row for row in read_jsonl(passages)}
+        asked = list(read_jsonl(questions))
         by_passage: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in read_jsonl(questions):
+        for row in asked:
             by_passage[row["passage_id"]].append(row)
-        by_title: dict[str, list[str]] = defaultdict(list)
-        for id_ in by_passage:
-            by_title[rows[id_]["title"]].append(id_)
-        return cls(rows, dict(by_passage), dict(by_title))
+        return cls(rows, dict(by_passage), {row["id"]: row for row in asked}, mine(rows, asked, cache))
 
     def names(self) -> list[str]:
         """Capitalised words from inside sentences."""
@@ -93,7 +94,7 @@ class TreeMaker:
     public: PublicText | None
     prompts: PromptSet
     tokenizer: Tokenizer
-    max_words: int = 130
+    max_words: int = 150
 
     def make(self, kind: str, stage: Stage, rng: random.Random) -> list[Tree]:
         makers: dict[str, Callable[[Stage, random.Random], list[Tree]]] = {
@@ -144,36 +145,46 @@ class TreeMaker:
         return self._score_tree((document.title, document.text), positives, negatives, SCORE, rng)
 
     def _public_score(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        """A passage with its own questions, and with those that BM25 brings to it, or any others."""
         public = self._public()
-        ids = self._same_title(rng, 3)
-        trees = []
-        for id_ in ids[: rng.randint(1, 2)]:
-            positives = [Asked(row["question"], (row["answers"] or ["?"])[0]) for row in public.questions[id_]]
-            siblings = [o for o in public.by_title[public.passages[id_]["title"]] if o != id_]
-            # Passages of one article are nearer to each other than invented near-misses: half as often.
-            hard = rng.sample(siblings, min(len(siblings), 6)) if rng.random() < stage.near / 2 else []
-            hard = hard or rng.sample(list(public.questions), 6)
-            negatives = [Asked(rng.choice(public.questions[other])["question"]) for other in hard]
-            trees.append(self._score_tree(self._public_passage(id_), positives, negatives, PUBLIC_SCORE, rng))
-        return trees
+        id_ = rng.choice(list(public.questions))
+        passage = self._public_passage(id_)
+        positives = [
+            Asked(row["question"], held) for row in public.questions[id_]
+            if (held := self._held(row, passage)) or not row["answers"]
+        ]  # fmt: skip
+        near = public.negatives.questions.get(id_, [])
+        chosen = rng.sample(near, min(len(near), 4))
+        hard = [public.by_id[one] for one in chosen if rng.random() < stage.near]
+        any_ = [public.by_id[one] for one in rng.sample(list(public.by_id), 2)]
+        negatives = [Asked(row["question"]) for row in hard + any_ if row["passage_id"] != id_]
+        return [self._score_tree(passage, positives, negatives, PUBLIC_SCORE, rng)]
 
     def _public_answer(self, stage: Stage, rng: random.Random) -> list[Tree]:
+        """A question's passage among those that BM25 takes for it; what is asked of each, and of one left out."""
         public = self._public()
-        count = rng.randint(1, min(stage.passages[1], 3))
-        *shown, absent = self._same_title(rng, count + 1) if count else []
-        rows = [(row, place) for place, id_ in enumerate(shown) for row in public.questions[id_] if row["answers"]]
-        chosen = rng.sample(rows, min(len(rows), 6))
-        asked = [Asked(row["question"], row["answers"][0], place) for row, place in chosen]
-        if absent not in shown:
-            asked += [Asked(row["question"]) for row in public.questions[absent][:1]]
-        return [self._answer_tree([self._public_passage(id_) for id_ in shown], asked, PUBLIC_ANSWER)]
+        count = rng.randint(*stage.passages)
+        row = rng.choice(list(public.by_id.values()))
+        near = public.negatives.passages[row["id"]][: 2 * count]
+        *others, absent = rng.sample(near, min(len(near), count)) or [rng.choice(list(public.passages))]
+        ids = rng.sample([row["passage_id"], *others], 1 + len(others))
+        shown = [self._public_passage(id_) for id_ in ids]
+        place = ids.index(row["passage_id"])
+        asked = [Asked(row["question"], self._held(row, shown[place]), place)]
+        more = [
+            Asked(other["question"], self._held(other, shown[place]), place)
+            for place, id_ in enumerate(ids) for other in public.questions.get(id_, ()) if other is not row
+        ]  # fmt: skip
+        asked += rng.sample(more, min(len(more), 7))
+        asked = [one for one in asked if one.answer]
+        unanswered = public.questions.get(absent, [])
+        if unanswered and rng.random() < stage.unanswerable:
+            asked += [Asked(one["question"]) for one in rng.sample(unanswered, min(len(unanswered), 2))]
+        return [self._answer_tree(shown, asked, PUBLIC_ANSWER)] if asked else []
 
-    def _same_title(self, rng: random.Random, count: int) -> list[str]:
-        public = self._public()
-        title = public.passages[rng.choice(list(public.questions))]["title"]
-        pool = public.by_title[title]
-        chosen = rng.sample(pool, min(len(pool), count))
-        return chosen + rng.choices(list(public.questions), k=count - len(chosen))
+    def _held(self, row: dict[str, Any], passage: tuple[str, str]) -> str:
+        """The first of the answers that the passage, as far as it is shown, has; empty if none."""
+        return next((answer for answer in row["answers"] if answer in passage[1]), "")
 
     def _group(self, stage: Stage, rng: random.Random, count: int) -> list[Document]:
         world = self.world
@@ -219,14 +230,15 @@ class TreeMaker:
                     kind: int, rng: random.Random) -> Tree:  # fmt: skip
         written = self.prompts.score_prompt("", self.prompts.passage_text(*passage)).context[0]
         context, title = self.ids(written), self._tokens_of(passage[0], written)
-        count = min(len(positives), len(negatives), 3 if kind == PUBLIC_SCORE else 4)
+        count = min(len(positives), len(negatives), 4)
+        num_wrong = min(len(negatives), count + 2) if kind == PUBLIC_SCORE else count
         branches = [
             self._verdict(question, self.prompts.label_true, self._spots(question, context, title), title, kind)
             for question in rng.sample(positives, count)
         ]
         branches += [
             self._verdict(question, self.prompts.label_false, [NOWHERE], range(0), kind)
-            for question in rng.sample(negatives, count)
+            for question in rng.sample(negatives, num_wrong)
         ]
         return Tree(context, branches)
 
@@ -237,6 +249,8 @@ class TreeMaker:
 
     def _spots(self, asked: Asked, context: Sequence[int], title: range) -> list[int]:
         """Where a passage's text, which follows its number and title, has the answer."""
+        if not asked.answer:
+            return []
         wanted = self.ids(f" {asked.answer}")
         starts = range(title.stop, len(context) - len(wanted) + 1)
         return [at for at in starts if context[at : at + len(wanted)] == wanted]

@@ -84,6 +84,8 @@ class Packer:
             self.pointers.extend(
                 (asking + k, [context + s + k for s in branch.spots], FOLLOW if k else LEAD) for k in follow
             )
+            if branch.kind in (ANSWER, PUBLIC_ANSWER):  # the answer's end is nowhere in the context
+                self.pointers.append((asking + len(branch.target) - 1, [0], FOLLOW))
         if branch.name:
             turn = len(self.ids) - len(branch.turn)
             self.pointers.append((asking, [turn + k for k in branch.name], BIND))

@@ -10,9 +10,9 @@ from service.core.prompts import PromptSet
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
-# A line break is always a token of its own, so a prompt's segments tokenise apart as they do together.
-# Numbers come in pairs of digits: short enough to read, long enough to tell years apart.
-_WORDS = Regex(r"\n| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s")
+# A line break is always a token of its own, so a prompt's segments tokenise apart as they do together, and so is each
+# punctuation mark: where an answer ends, a token ends.
+_WORDS = Regex(r"\n| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s")
 
 
 def train_tokenizer(texts: Iterable[str], prompts: PromptSet, *, vocab_size: int) -> Tokenizer:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,21 @@ import torch
 import yaml
 from tokenizers import Tokenizer
 from torch.nn import functional
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from service.core.prompts import PromptSet, parse_prompt_set
 from training.demo.examples import PublicText, Stage, TreeMaker, training_texts
-from training.demo.meanings import token_meanings
-from training.demo.model import Pointing, make_config, make_model, meaning_size, protect
 from training.demo.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
-from training.demo.tokenizer import BOS, EOS, PAD, save_tokenizer, token_id, train_tokenizer
+from training.demo.tokenizer import save_tokenizer, train_tokenizer
+from training.demo.warm_start import Pointing, make_model
 from training.demo.world import World, demo_titles
 
+NUM_FIT_TEXTS = 600
+IDENTITY_SHARE = 0.1
 KINDS = {
-    "answer": ANSWER, "score": SCORE, "context": CONTEXT,
+    "answer": ANSWER, "score": SCORE,
     "public_answer": PUBLIC_ANSWER, "public_score": PUBLIC_SCORE,
 }  # fmt: skip
 
@@ -48,9 +50,18 @@ class Curriculum:
     min_steps: int
     max_steps: int
     step: int = 0
-    current: int = 0
     entered_at: int = 0
     seen: dict[str, float] = field(default_factory=dict)
+    place: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64).share_memory_())
+
+    @property
+    def current(self) -> int:
+        """The stage's number; loader processes, which hold copies of all else, see it change."""
+        return int(self.place[0])
+
+    @current.setter
+    def current(self, number: int) -> None:
+        self.place[0] = number
 
     @property
     def stage(self) -> Stage:
@@ -81,6 +92,9 @@ class PackedTrees(IterableDataset[dict[str, Any]]):
         self.rng = random.Random(seed)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        if worker is not None:
+            self.rng.seed(f"{self.rng.random()} {worker.id}")
         while True:
             yield self._sequence()
 
@@ -135,26 +149,34 @@ class TreeTrainer(Trainer):
             input_ids=ids, position_ids=inputs["position_ids"], attention_mask=inputs["attention_mask"]
         ).last_hidden_state
         wanted = (kinds != IGNORED) & (kinds != CONTEXT)
-        wanted |= (kinds == CONTEXT) & (torch.rand(kinds.shape) < self.weights["context_share"])
         rows, columns = wanted.nonzero(as_tuple=True)
         logits = model.lm_head(hidden[rows, inputs["sources"][rows, columns]])
         targets, kind = ids[rows, columns], kinds[rows, columns]
         losses = functional.cross_entropy(logits, targets, reduction="none")
         parts = {name: losses[kind == code].mean() for name, code in KINDS.items() if (kind == code).any()}
-        answer = kind == ANSWER
-        starts = kinds[rows, columns - 1][answer] != ANSWER
-        if "answer" in parts:
-            parts["first"] = losses[answer][starts].mean()
+        starts = kinds[rows, columns - 1] != kind
+        answers = {"exact": kind == ANSWER, "public_exact": kind == PUBLIC_ANSWER}
+        is_first = starts & (answers["exact"] | answers["public_exact"])
+        if is_first.any():
+            parts["first"] = losses[is_first].mean()
+        parts["identity"] = self._identity(model, ids, kinds)
         pointing, pointed = self.pointing.losses(inputs["pointing"], inputs["roles"], inputs["spots"])
         parts |= pointing
         figures = {name: float(part.detach()) for name, part in parts.items()} | {"pointed": pointed}
         is_right = logits.argmax(-1) == targets
-        if "answer" in parts:
-            figures["exact"] = exactly_right(is_right[answer], starts)
-        if "score" in parts:
-            figures["right"] = float(is_right[kind == SCORE].float().mean())
+        figures |= {
+            name: exactly_right(is_right[own], starts[own]) for name, own in answers.items() if own.any()
+        }  # fmt: skip
+        verdicts = {"right": kind == SCORE, "public_right": kind == PUBLIC_SCORE}
+        figures |= {name: float(is_right[own].float().mean()) for name, own in verdicts.items() if own.any()}
         self.curriculum.observe(figures)
         return sum(self.weights[name] * part for name, part in parts.items())
+
+    def _identity(self, model: Any, ids: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """How well a sample of the context's tokens is still known where it would be copied."""
+        chosen = (kinds == CONTEXT) & (torch.rand(kinds.shape, device=kinds.device) < IDENTITY_SHARE)
+        row, column = chosen.nonzero(as_tuple=True)
+        return functional.cross_entropy(model.lm_head(self.pointing.said(row, column)), ids[row, column])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         state = self.curriculum
@@ -165,7 +187,7 @@ class TreeTrainer(Trainer):
 def exactly_right(is_right: torch.Tensor, starts: torch.Tensor) -> float:
     """The share of answers all of whose tokens are right; `starts` marks the first token of each."""
     answer = starts.long().cumsum(0) - 1
-    wrong = torch.zeros(int(answer[-1]) + 1).index_add_(0, answer, (~is_right).float())
+    wrong = torch.zeros(int(answer[-1]) + 1, device=answer.device).index_add_(0, answer, (~is_right).float())
     return float((wrong == 0).float().mean())
 
 
@@ -201,7 +223,7 @@ def open_maker(config: dict[str, Any], out: Path) -> TreeMaker:
     prompts = load_prompts(config["prompts"])
     world = World.load(reserved=demo_titles())
     data = config.get("public_text")
-    public = PublicText.load(Path(data["passages"]), Path(data["questions"])) if data else None
+    public = PublicText.load(Path(data["passages"]), Path(data["questions"]), out) if data else None
     if public is not None:
         world = replace(world, names=world.names.with_found(public.names(), config["found_names"]))
     path = out / "tokenizer.json"
@@ -213,7 +235,7 @@ def open_maker(config: dict[str, Any], out: Path) -> TreeMaker:
 
 def training_arguments(config: dict[str, Any], out: Path) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=str(out), seed=config["seed"], remove_unused_columns=False, use_cpu=True,
+        output_dir=str(out), seed=config["seed"], remove_unused_columns=False, use_cpu=config["device"] == "cpu",
         ignore_data_skip=True, report_to=[], logging_first_step=True, disable_tqdm=False,
         adam_beta2=0.98, save_total_limit=2, logging_nan_inf_filter=False, **config["trainer"],
     )  # fmt: skip
@@ -224,17 +246,16 @@ def train(config: dict[str, Any], out: Path) -> None:
     torch.set_flush_denormal(True)  # denormal numbers are slow on CPUs
     torch.set_num_threads(config["threads"])
     maker = open_maker(config, out)
-    ids = {token: token_id(maker.tokenizer, token) for token in (PAD, BOS, EOS)}
     last = get_last_checkpoint(str(out))  # type: ignore[no-untyped-call]
-    model = make_model(
-        make_config(pad=ids[PAD], bos=ids[BOS], eos=ids[EOS], **config["model"]),
-        meanings=token_meanings(maker.tokenizer, meaning_size(config["model"]["hidden"])) if last is None else None,
-        seed=config["seed"],
-    )  # fmt: skip
+    texts = list(
+        islice(
+            training_texts(maker.world, maker.public, random.Random(config["seed"]), num_documents=400), NUM_FIT_TEXTS
+        )
+    )
+    model = make_model(maker.tokenizer, texts, max_length=config["model"]["max_length"], seed=config["seed"])
     print(f"{model.num_parameters() / 1e6:.2f} M parameters", flush=True)
     stages = [Stage(**{**stage, "passages": tuple(stage["passages"])}) for stage in config["stages"]]
     curriculum = Curriculum(stages, **config["curriculum"])
-    protect(model, lambda: curriculum.step < config["protected_steps"])
     data = PackedTrees(maker, curriculum, seed=config["seed"])
     callback = CurriculumCallback(curriculum, data.rng)
     trainer = TreeTrainer(
