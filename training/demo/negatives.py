@@ -1,19 +1,17 @@
-"""Hard negatives of public questions: passages that share their words, by BM25."""
+"""Hard negatives of public questions, mined as for real models, and what they say of each passage."""
 
-import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bm25s
-
-from service.core.cache_keys import digest
+from service.types import Passage
+from training.config import Mining
+from training.mining import with_negatives
+from training.records import Question, Rows
 
 NUM_CANDIDATES = 20
-WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +25,21 @@ class Negatives:
 def mine(
     passages: Mapping[str, Mapping[str, Any]], questions: Sequence[Mapping[str, Any]], cache: Path
 ) -> Negatives:  # fmt: skip
-    """What BM25 finds beside the gold passage, less what holds an answer. Kept in `cache`, as it takes minutes."""
-    path = cache / f"negatives-{digest(len(passages), len(questions), [row['id'] for row in questions[:100]])}.json"
-    if not path.exists():
-        path.write_text(json.dumps(_mined(passages, questions)))
-    found: dict[str, list[str]] = json.loads(path.read_text())
-    asked: dict[str, list[str]] = defaultdict(list)
+    """What BM25 finds beside the right passage, less what holds an answer. Kept in `cache`, as it takes a minute."""
+    corpus = {id_: Passage(id_, row["text"], row["title"]) for id_, row in passages.items()}
+    asked = tuple(
+        Question(row["id"], row["question"], tuple(row["answers"]), relevant=(corpus[row["passage_id"]],))
+        for row in questions
+    )
+    mining = Mining(retrievers=["bm25"], depth=NUM_CANDIDATES, keep=NUM_CANDIDATES, cache=cache)
+    mined = with_negatives(Rows(questions=asked, corpus=tuple(corpus.values())), mining)
+    found = {question.id: [passage.id for passage in question.irrelevant] for question in mined.questions}
+    return Negatives(found, _turned(found))
+
+
+def _turned(found: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    questions: dict[str, list[str]] = defaultdict(list)
     for question, ids in found.items():
         for id_ in ids:
-            asked[id_].append(question)
-    return Negatives(found, dict(asked))
-
-
-def _mined(
-    passages: Mapping[str, Mapping[str, Any]], questions: Sequence[Mapping[str, Any]]
-) -> dict[str, list[str]]:  # fmt: skip
-    ids = list(passages)
-    words = [plain(f"{passages[id_]['title']} {passages[id_]['text']}") for id_ in ids]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(words, stopwords="en", show_progress=False), show_progress=False)
-    asked = bm25s.tokenize([plain(row["question"]) for row in questions], stopwords="en", show_progress=False)
-    found, _ = index.retrieve(asked, k=NUM_CANDIDATES, show_progress=False)
-    return {
-        row["id"]: [ids[at] for at in places if ids[at] != row["passage_id"] and not _answers(row, words[at])]
-        for row, places in zip(questions, found.tolist(), strict=True)
-    }
-
-
-def plain(text: str) -> str:
-    return " ".join(WORD.findall(text.lower()))
-
-
-def _answers(row: Mapping[str, Any], words: str) -> bool:
-    return any(f" {plain(answer)} " in f" {words} " for answer in row["answers"])
+            questions[id_].append(question)
+    return dict(questions)
