@@ -51,10 +51,12 @@ def make_model(tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int, s
     torch.manual_seed(seed)
     path = model_directory(EncoderConfig().model, None)
     encoder = BertModel.from_pretrained(path, add_pooling_layer=False)
-    model = OPTForCausalLM(make_config(encoder.config, tokenizer, max_length=max_length)).eval()
+    model: OPTForCausalLM = OPTForCausalLM(make_config(encoder.config, tokenizer, max_length=max_length))
+    model.eval()  # type: ignore[no-untyped-call]
     layers = model.model.decoder.layers
     with torch.no_grad():
         words = Tokenizer.from_file(str(path / "tokenizer.json"))
+        words.no_padding()  # else each word comes with a hundred pads
         _embed(model, encoder.embeddings, tokenizer, words)
         _begin(layers[0], encoder.embeddings.LayerNorm)
         for layer, source in zip(layers[1:], encoder.encoder.layer, strict=False):
@@ -65,10 +67,12 @@ def make_model(tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int, s
 
 
 def _embed(model: OPTForCausalLM, source: Any, tokenizer: Tokenizer, words: Tokenizer) -> None:
-    """What all tokens have in common moves to the positions, and all get one length: they are the output layer, too."""
+    """What all words have in common moves to the positions, and all get one length: they are the output layer, too."""
     decoder = model.model.decoder
     tokens = _token_embeddings(source.word_embeddings.weight, tokenizer, words)
-    shared = tokens.mean(dim=0)
+    written = [tokenizer.decode([id_]) for id_ in range(len(tokens))]
+    is_word = [text.startswith(" ") and text[1:].isalpha() for text in written]
+    shared = tokens[is_word].mean(dim=0)
     tokens = tokens - shared
     size = tokens.norm(dim=1, keepdim=True)
     decoder.embed_tokens.weight.copy_(tokens / size * size.mean())
@@ -109,7 +113,8 @@ def _pieces(special: str, text: str, words: Tokenizer) -> list[int]:
 
 
 def _of_length(vector: Tensor, length: Tensor | float) -> Tensor:
-    return vector * (length / vector.norm())
+    scaled: Tensor = vector * (length / vector.norm())
+    return scaled
 
 
 def _begin(layer: Any, norm: nn.LayerNorm | None) -> None:

@@ -51,7 +51,8 @@ def test_every_branch_is_predicted_as_in_a_prompt_of_its_own(maker: TreeMaker) -
             vocab_size=1024, hidden_size=64, word_embed_proj_dim=64, num_hidden_layers=4, num_attention_heads=4,
             ffn_dim=96, max_position_embeddings=2048, do_layer_norm_before=False, dropout=0.0, init_std=0.1,
         )
-    ).eval()  # fmt: skip
+    )  # fmt: skip
+    model.eval()  # type: ignore[no-untyped-call]
     packer = Packer(maker.root(), 2048)
     for tree in trees:
         packer.add(tree)

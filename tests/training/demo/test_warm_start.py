@@ -1,7 +1,9 @@
 """A decoder that begins as the retrieval encoder: the same numbers where both can do the same."""
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +17,18 @@ from training.demo.tokenizer import train_tokenizer
 from training.demo.train import load_prompts
 from training.demo.warm_start import BINDING_LAYER, Pointing, make_model
 
-TEXTS = [f" The bridge over the river was opened in 19{number} by the old engineer." for number in range(10, 60)]
+CORPUS = Path(__file__).parents[3] / "demo" / "corpus.jsonl"
+TEXTS = [f" {json.loads(line)['text']}" for line in CORPUS.read_text(encoding="utf-8").splitlines()[:400]]
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer(TEXTS, load_prompts("rankrag-v1"), vocab_size=600)
+    return train_tokenizer(TEXTS, load_prompts("rankrag-v1"), vocab_size=4096)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Any:
-    return BertModel.from_pretrained(model_directory(EncoderConfig().model, None), add_pooling_layer=False).eval()
+    return BertModel.from_pretrained(model_directory(EncoderConfig().model, None), add_pooling_layer=False)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,7 @@ def test_each_layer_of_the_encoder_does_what_it_did(model: OPTForCausalLM, encod
     torch.testing.assert_close(made, wanted, atol=1e-3, rtol=1e-3)
 
 
+@torch.no_grad()
 def test_tokens_of_one_meaning_begin_as_neighbours(model: OPTForCausalLM, tokenizer: Tokenizer) -> None:
     vectors = torch.nn.functional.normalize(model.model.decoder.embed_tokens.weight, dim=1)
 
@@ -59,19 +63,19 @@ def test_tokens_of_one_meaning_begin_as_neighbours(model: OPTForCausalLM, tokeni
         assert [len(found) for found in ids] == [1, 1]
         return float(vectors[ids[0][0]] @ vectors[ids[1][0]])
 
-    assert likeness(" the", " The") > 0.6 > 0.4 > likeness(" the", " river")
+    assert likeness(" question", " questions") > likeness(" question", " river") + 0.2
+    assert likeness(" the", " The") > likeness(" the", " river") + 0.2
 
 
-def test_embeddings_are_centred_and_of_one_length(model: OPTForCausalLM) -> None:
-    vectors = model.model.decoder.embed_tokens.weight
-    lengths = vectors.norm(dim=1)
+@torch.no_grad()
+def test_embeddings_are_of_one_length(model: OPTForCausalLM) -> None:
+    lengths = model.model.decoder.embed_tokens.weight.norm(dim=1)
     assert float(lengths.std() / lengths.mean()) < 1e-4
-    assert float(vectors.mean(dim=0).norm() / lengths.mean()) < 0.2
 
 
 @torch.no_grad()
 def test_what_is_looked_at_is_what_would_be_said(model: OPTForCausalLM, tokenizer: Tokenizer) -> None:
-    """The copying layer's map names the token that it gets far more often than chance (1 of 600) would."""
+    """The copying layer's map names the token that it gets far more often than chance (1 of 4,096) would."""
     pointing = Pointing(model)
     ids = torch.tensor([tokenizer.encode(TEXTS[30]).ids])
     model.model(input_ids=ids)
@@ -88,7 +92,9 @@ def test_pointing_is_minus_the_log_of_what_the_heads_pay_to_the_spots(
     ids = torch.tensor([tokenizer.encode(TEXTS[0]).ids])
     length = ids.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-    states: Any = model.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    states: Any = model.model(
+        input_ids=ids, attention_mask=mask, position_ids=torch.arange(length)[None], output_hidden_states=True
+    ).hidden_states  # fmt: skip
     asked = [(length - 1, [2, 3], LEAD), (5, [0], FOLLOW), (6, [1], BIND)]
     losses, attention = pointing.losses(*laid_out(asked, length))
     layers: Any = model.model.decoder.layers
@@ -108,7 +114,8 @@ def weights(layer: Any, states: torch.Tensor) -> torch.Tensor:
     heads, size = layer.num_heads, layer.head_dim
     query = layer.q_proj(states[-1]).view(heads, size)
     keys = layer.k_proj(states).view(-1, heads, size)
-    return (torch.einsum("hd,lhd->hl", query, keys) * size**-0.5).softmax(dim=-1)
+    found: torch.Tensor = (torch.einsum("hd,lhd->hl", query, keys) * size**-0.5).softmax(dim=-1)
+    return found
 
 
 def laid_out(asked: Sequence[tuple[int, list[int], int]], length: int) -> tuple[torch.Tensor, ...]:
