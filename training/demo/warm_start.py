@@ -30,7 +30,7 @@ CASE_PART = 0.15  # how far a capital or a missing space moves an embedding, in 
 NOISE_PART = 0.05  # so that no two tokens begin as the same vector
 SECOND_HALF_PART = 0.1  # what tells a position from the one 512 before, of which it is a copy
 COPY = 2.0  # how loudly the copying layer says what it looks at, in lengths of what it gets
-FINAL_GAIN = 6.0  # scale of the logits
+FINAL_GAIN = 2.0  # scale of the logits: at it the fitted map says the token with the least loss
 RIDGE = 1e-3
 MAX_FIT_TOKENS = 200
 
