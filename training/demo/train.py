@@ -37,6 +37,10 @@ KINDS = {
 }  # fmt: skip
 
 
+def _shared_number() -> torch.Tensor:
+    return torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call, no-any-return]
+
+
 @dataclass
 class Curriculum:
     """Where the training stands: moves on when both tasks are learnt on invented text.
@@ -52,7 +56,7 @@ class Curriculum:
     step: int = 0
     entered_at: int = 0
     seen: dict[str, float] = field(default_factory=dict)
-    place: torch.Tensor = field(default_factory=lambda: _shared_number())
+    place: torch.Tensor = field(default_factory=_shared_number)
 
     @property
     def current(self) -> int:
@@ -82,10 +86,6 @@ class Curriculum:
             return False
         self.current, self.entered_at, self.seen = self.current + 1, step, {}
         return True
-
-
-def _shared_number() -> torch.Tensor:
-    return torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call, no-any-return]
 
 
 class PackedTrees(IterableDataset[dict[str, Any]]):
