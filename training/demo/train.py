@@ -26,7 +26,7 @@ from service.core.prompts import PromptSet, parse_prompt_set
 from training.demo.examples import PublicText, Stage, TreeMaker, training_texts
 from training.demo.packing import ANSWER, CONTEXT, IGNORED, PUBLIC_ANSWER, PUBLIC_SCORE, SCORE, Packer
 from training.demo.tokenizer import save_tokenizer, train_tokenizer
-from training.demo.warm_start import Pointing, make_model
+from training.demo.warm_start import NUM_COPY_LAYERS, Pointing, make_model
 from training.demo.world import World, demo_titles
 
 NUM_FIT_TEXTS = 600
@@ -127,23 +127,22 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 class TreeTrainer(Trainer):
     """A Trainer whose loss is taken where the packed targets are."""
 
-    def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], pointing: Pointing,
-                 **kwargs: Any) -> None:  # fmt: skip
+    def __init__(self, *args: Any, curriculum: Curriculum, weights: dict[str, float], rates: dict[str, float],
+                 pointing: Pointing, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.curriculum, self.weights, self.pointing = curriculum, weights, pointing
+        self.curriculum, self.weights, self.rates, self.pointing = curriculum, weights, rates, pointing
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW without decay of norms."""
-        chosen: Any = model or self.model
-        parameters = list(chosen.parameters())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.args.weight_decay},
-                {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-            ],
-            lr=self.args.learning_rate,
-            betas=(self.args.adam_beta1, self.args.adam_beta2),
-        )
+        """AdamW without decay of norms; each part of the model at its share of the learning rate."""
+        groups = [
+            {"params": chosen, "weight_decay": decay, "lr": self.args.learning_rate * self.rates[part]}
+            for part, parameters in parts_of(model or self.model).items()
+            for decay, chosen in (
+                (self.args.weight_decay, [p for p in parameters if p.ndim > 1]),
+                (0.0, [p for p in parameters if p.ndim == 1]),
+            )
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(self.args.adam_beta1, self.args.adam_beta2))
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
@@ -186,6 +185,17 @@ class TreeTrainer(Trainer):
         state = self.curriculum
         seen = {name: round(figure, 4) for name, figure in state.seen.items()}
         super().log({**logs, "stage": state.current, **seen}, *args, **kwargs)
+
+
+def parts_of(model: Any) -> dict[str, list[torch.nn.Parameter]]:
+    """The parameters by where they come from: `embeddings`, the `encoder`'s layers, and what is `new`."""
+    decoder = model.model.decoder
+    embeddings = [*decoder.embed_tokens.parameters(), *decoder.embed_positions.parameters()]
+    encoder = [p for layer in decoder.layers[1:-NUM_COPY_LAYERS] for p in layer.parameters()]
+    known = {id(p) for p in (*embeddings, *encoder)}
+    return {
+        "embeddings": embeddings, "encoder": encoder, "new": [p for p in model.parameters() if id(p) not in known]
+    }  # fmt: skip
 
 
 def exactly_right(is_right: torch.Tensor, starts: torch.Tensor) -> float:
@@ -264,7 +274,8 @@ def train(config: dict[str, Any], out: Path) -> None:
     callback = CurriculumCallback(curriculum, data.rng)
     trainer = TreeTrainer(
         model=model, args=training_arguments(config, out), train_dataset=data, data_collator=collate,
-        callbacks=[callback], curriculum=curriculum, weights=config["loss"], pointing=Pointing(model),
+        callbacks=[callback], curriculum=curriculum, weights=config["loss"], rates=config["rates"],
+        pointing=Pointing(model),
     )  # fmt: skip
     if last is not None:
         callback.restore(Path(last))

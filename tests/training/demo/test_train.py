@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from training.demo.examples import Stage
-from training.demo.train import Curriculum, exactly_right
+from training.demo.train import Curriculum, exactly_right, parts_of
 
 STAGE: dict[str, Any] = {
     "passages": (1, 1), "max_facts": 1, "explicit": 1.0, "families": None, "near": 0.0, "split": 0.0,
@@ -46,3 +47,17 @@ def test_an_answer_is_right_when_all_of_its_tokens_are() -> None:
     is_right = torch.tensor([True, True, True, False, True])
     starts = torch.tensor([True, False, True, False, True])
     assert exactly_right(is_right, starts) == pytest.approx(2 / 3)
+
+
+def test_each_parameter_has_one_rate() -> None:
+    model = OPTForCausalLM(
+        OPTConfig(vocab_size=64, hidden_size=16, word_embed_proj_dim=16, num_hidden_layers=4, ffn_dim=16,
+                  num_attention_heads=2, max_position_embeddings=32, do_layer_norm_before=False)
+    )  # fmt: skip
+    parts = parts_of(model)
+    layers = model.model.decoder.layers
+    held = [id(parameter) for part in parts.values() for parameter in part]
+    assert sorted(held) == sorted(map(id, model.parameters()))
+    assert {*map(id, layers[1].parameters()), *map(id, layers[2].parameters())} == {*map(id, parts["encoder"])}
+    assert {*map(id, layers[0].parameters()), *map(id, layers[3].parameters())} == {*map(id, parts["new"])}
+    assert model.lm_head.weight is model.model.decoder.embed_tokens.weight is parts["embeddings"][0]
