@@ -5,11 +5,13 @@ import hashlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 
 from service import __version__
@@ -32,9 +34,11 @@ from service.adapters.replicas import Replicas
 from service.adapters.scorer import Gate, VllmScorer
 from service.adapters.tiered_cache import open_tiers
 from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
+from service.adapters.tracing import open_traces
+from service.adapters.vllm_client import VllmClient, open_http
 from service.api import health, routes
 from service.api.errors import add_error_handlers
-from service.api.middleware import BodyLimit, Observe
+from service.api.middleware import QUIET, BodyLimit, Observe
 from service.api.services import Dependency, Services
 from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys, digest
@@ -44,10 +48,10 @@ from service.core.schedule import Limits, Scheduler
 from service.errors import ConfigError
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
-from service.ports import Cache, Scorer
+from service.ports import NO_TRACER, Cache, Scorer, Tracer
 from service.settings import Settings
 
-OpenPipeline = Callable[[Settings, Metrics], AbstractAsyncContextManager[Services]]
+OpenPipeline = Callable[[Settings, Metrics, Tracer], AbstractAsyncContextManager[Services]]
 
 MAX_REQUEST_ID_CHARS = 128
 
@@ -55,16 +59,19 @@ MAX_REQUEST_ID_CHARS = 128
 def create_app(settings: Settings, open_services: OpenPipeline | None = None) -> FastAPI:
     """The ASGI app. `open_services` is `open_pipeline` unless a test brings its own."""
     metrics = Metrics(CollectorRegistry())
+    traces = open_traces(
+        settings.tracing.url, sample_ratio=settings.tracing.sample_ratio, count=metrics.count_spans
+    )  # fmt: skip
     opener = open_services or open_pipeline
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opener(settings, metrics) as services:
+        async with aclosing(traces), opener(settings, metrics, traces.tracer) as services:
             app.state.services = services
             yield
 
     app = FastAPI(
-        title="rankrag", version=__version__, lifespan=lifespan,
+        title="rankrag", version=__version__, lifespan=lifespan, telemetry=_telemetry(traces.provider),
         description="Retrieval-augmented answers and reranking by one RankRAG checkpoint.",
     )  # fmt: skip
     app.include_router(routes.router)
@@ -74,6 +81,14 @@ def create_app(settings: Settings, open_services: OpenPipeline | None = None) ->
     app.add_middleware(Observe, metrics=metrics)
     app.add_middleware(CorrelationIdMiddleware, validator=is_request_id)
     return app
+
+
+def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
+    """FastAPI makes the span of a request and takes up its `traceparent`; nothing else, and nothing by itself."""
+    return TelemetryConfig(
+        tracer_provider=provider, tracing=provider is not None, metrics=False, logs=False, operation_spans=False,
+        auto_configure=False, exclude=lambda scope: scope["path"] in QUIET,
+    )  # fmt: skip
 
 
 def is_request_id(text: str) -> bool:
@@ -99,7 +114,10 @@ def ignore_death(cause: BaseException) -> None:
 
 @asynccontextmanager
 async def open_pipeline(
-    settings: Settings, metrics: Metrics, on_death: Callable[[BaseException], None] = ignore_death
+    settings: Settings,
+    metrics: Metrics,
+    tracer: Tracer = NO_TRACER,
+    on_death: Callable[[BaseException], None] = ignore_death,
 ) -> AsyncIterator[Services]:
     """Open every adapter; `on_death` hears of it if the watch over the engine ever ends.
 
@@ -119,11 +137,12 @@ async def open_pipeline(
         replicas = Replicas(
             settings.vllm, tokenizer, read_golden(),
             calibration=read_calibration(directory), observe=metrics.observe_replicas,
+            open_client=lambda vllm, url: VllmClient(open_http(vllm, url), tracer),
         )  # fmt: skip
         stack.push_async_callback(replicas.aclose)
         await replicas.check()
         _keep_running(stack, replicas.run, on_death)
-        engine = _open_engine(settings, metrics, replicas)
+        engine = _open_engine(settings, metrics, replicas, tracer)
         _keep_running(stack, engine.dispatcher.run, on_death)
         rule = exit_rule(settings.early_exit)
         scorer: Scorer = VllmScorer(engine.dispatcher, replicas, tokenizer, cache, keys, engine.gate, rule)
@@ -138,11 +157,12 @@ async def open_pipeline(
             metrics=metrics,
             prompts=prompt_file.prompts,
             scorer=scorer,
-            pipeline=_pipeline(retriever, generator, scorer, cache, keys, prompt_file),
+            pipeline=_pipeline(retriever, generator, scorer, cache, keys, prompt_file, tracer),
             model=settings.checkpoint,
             index_version=opened.manifest.version if opened else "",
             dependencies=lambda: _dependencies(settings, replicas, opened, cache, gate),
             clock=time.monotonic,
+            tracer=tracer,
         )
 
 
@@ -155,14 +175,16 @@ class ScoringEngine:
     gate: Gate
 
 
-def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas) -> ScoringEngine:
+def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas, tracer: Tracer) -> ScoringEngine:
     vllm = settings.vllm
     limits = Limits(vllm.max_prompts_per_call, vllm.max_tokens_per_call, vllm.window_tokens, vllm.max_connections)
     scheduler, drain = Scheduler(limits), DrainRate()
     dispatcher = Dispatcher(
         scheduler, replicas, drain,
         passes_priority=vllm.priority_scheduling, observe_call=metrics.batch_pairs.observe,
+        observe_joined=metrics.pairs_joined.inc, tracer=tracer,
     )  # fmt: skip
+    metrics.watch_waits(dispatcher.waits_s)
     metrics.watch_scoring(
         queued_pairs=lambda: scheduler.num_waiting_pairs,
         queued_tokens=lambda: scheduler.waiting_tokens,
@@ -256,7 +278,7 @@ async def _open_cache(settings: Settings, metrics: Metrics, stack: AsyncExitStac
 
 def _pipeline(
     retriever: Retriever | None, generator: VllmGenerator, scorer: Scorer, cache: Cache, keys: CacheKeys,
-    prompt_file: PromptFile,
+    prompt_file: PromptFile, tracer: Tracer,
 ) -> Pipeline:  # fmt: skip
     return Pipeline(
         retriever=retriever,
@@ -265,6 +287,7 @@ def _pipeline(
         answers=CachedAnswers(cache, keys),
         prompts=prompt_file.prompts,
         clock=time.monotonic,
+        tracer=tracer,
     )
 
 

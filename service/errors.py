@@ -20,6 +20,7 @@ RankRAGError                 500 internal_error
 tests/test_errors.py checks this drawing against the classes.
 """
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -119,3 +120,10 @@ class RetrievalError(RankRAGError):
 class DeadlineError(RankRAGError):
     status = 504
     code = "deadline_exceeded"
+
+
+def error_tree(root: type[RankRAGError] = RankRAGError) -> Iterator[type[RankRAGError]]:
+    """The class and everything below it."""
+    yield root
+    for child in root.__subclasses__():
+        yield from error_tree(child)

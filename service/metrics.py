@@ -3,14 +3,16 @@
 Labels are closed sets (stages, kinds of cache entry, error codes, routes), never request content.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Final
+from functools import partial
+from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.core.gate import GATE_STATES, GateStatus
-from service.types import Answer, Degradation, Score, Timings, Usage
+from service.errors import error_tree
+from service.types import Answer, Degradation, Priority, Score, Timings, Usage
 
 # Seconds: from a cache hit to a request at its deadline.
 _LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -26,11 +28,16 @@ def stages(timings: Timings) -> Iterator[tuple[str, float]]:
             yield name.removesuffix("_s"), seconds
 
 
+def _of_class(waits_s: Callable[[], Mapping[int, float]], priority: Priority) -> float:
+    return waits_s().get(priority, 0.0)
+
+
 class Metrics:
     """The series; one instance per registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "rankrag_requests", "Requests by route and status code.", ["route", "status"], registry=registry
         )
@@ -94,6 +101,33 @@ class Metrics:
                 ("scoring_calls", "Scoring calls under way."),
             )
         }
+        self.queue_age = Gauge(
+            "rankrag_queue_age_seconds", "Of each class, how long the oldest request with a waiting pair has waited.",
+            ["priority"], registry=registry,
+        )  # fmt: skip
+        self.pairs_joined = Counter(
+            "rankrag_pairs_joined", "Pairs that another request was already waiting for: computed once for both.",
+            registry=registry,
+        )  # fmt: skip
+        self.spans = Counter(
+            "rankrag_spans", "Spans by what became of them: exported, or lost.", ["result"], registry=registry
+        )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Series that can be named beforehand are there from the start: then their first increase shows, too."""
+        for kind in get_args(Degradation):
+            self.degraded.labels(kind)
+        for outcome in ("answered", "abstained"):
+            self.answers.labels(outcome)
+        for source in ("engine", "cache"):
+            self.pairs.labels(source)
+        for direction in ("prompt", "completion"):
+            self.tokens.labels(direction)
+        for error in error_tree():
+            self.errors.labels(error.code)
+        for priority in Priority:
+            self.queue_age.labels(priority.name.lower())
 
     def observe_replicas(self, num_ready: int, num_known: int) -> None:
         self.replicas.labels("ready").set(num_ready)
@@ -112,6 +146,15 @@ class Metrics:
         """Read the gauges of `scoring`, by name, from these functions whenever metrics are asked for."""
         for name, value in values.items():
             self.scoring[name].set_function(value)
+
+    def watch_waits(self, waits_s: Callable[[], Mapping[int, float]]) -> None:
+        """Read the age of the queue from this function, by class; one that isn't in it waits for nothing."""
+        for priority in Priority:
+            age = self.queue_age.labels(priority.name.lower())
+            age.set_function(partial(_of_class, waits_s, priority))
+
+    def count_spans(self, result: str, count: int) -> None:
+        self.spans.labels(result).inc(count)
 
     def observe_answer(self, answer: Answer) -> None:
         self.answers.labels("abstained" if answer.abstained else "answered").inc()

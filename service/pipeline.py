@@ -9,7 +9,18 @@ from service.core.citations import cite
 from service.core.prompts import PromptSet
 from service.core.ranking import keep_best, keep_first
 from service.errors import DeadlineError, EngineError, IndexUnavailableError, OverloadedError, RerankGatedError
-from service.ports import AnswerCache, Encoder, Generator, Piece, Scorer, Scores, VectorIndex
+from service.ports import (
+    NO_TRACER,
+    AnswerCache,
+    Encoder,
+    Generator,
+    Piece,
+    Scorer,
+    Scores,
+    Span,
+    Tracer,
+    VectorIndex,
+)
 from service.types import Answer, Degradation, Passage, Query, RetrievedPassage, ScoredPassage, Timings, Usage
 
 # Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
@@ -43,9 +54,10 @@ Event: TypeAlias = Retrieved | Reranked | Delta | Answer
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds per stage, for one request."""
+    """Seconds per stage, for one request; each stage is a span of its trace, too."""
 
     clock: Callable[[], float]
+    tracer: Tracer = NO_TRACER
     started_s: float = field(init=False)
     stages: dict[str, float] = field(init=False, default_factory=dict)
 
@@ -53,10 +65,11 @@ class Stopwatch:
         self.started_s = self.clock()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[Span]:
         begun_s = self.clock()
         try:
-            yield
+            with self.tracer.stage(name) as span:
+                yield span
         finally:
             self.stages[f"{name}_s"] = self.clock() - begun_s
 
@@ -83,8 +96,10 @@ class Retriever:
     async def search(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
         with watch.stage("encode"):
             vector = await self.encoder.encode_query(query.question, use_cache=query.use_cache)
-        with watch.stage("search"):
-            return await self.index.search(vector, query.top_n, query.filters)
+        with watch.stage("search") as span:
+            found = await self.index.search(vector, query.top_n, query.filters)
+            span.set(top_n=query.top_n, num_found=len(found))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +115,7 @@ class Pipeline:
     answers: AnswerCache
     prompts: PromptSet
     clock: Callable[[], float]
+    tracer: Tracer = NO_TRACER
 
     async def answer(self, query: Query) -> Answer:
         """The last event of `begin`.
@@ -124,7 +140,7 @@ class Pipeline:
             IndexUnavailableError: it brings no passages, and there is no index.
             OverloadedError, EngineError: the scorer did not admit it.
         """
-        watch = Stopwatch(self.clock)
+        watch = Stopwatch(self.clock, self.tracer)
         if query.passages is None:
             self._open_retriever()
         if query.use_cache and (known := await self.answers.get(query)) is not None:
@@ -167,18 +183,21 @@ class Pipeline:
         """Keep the best; where scoring fails or ends early, make do with what there is and say so."""
         passages = [found.passage for found in retrieved]
         try:
-            with watch.stage("score"):
+            with watch.stage("score") as span:
                 scored = await self.scorer.score(
                     query.question, passages, deadline_s=self._score_deadline_s(query), use_cache=query.use_cache,
                     priority=query.priority, top_k=query.top_k, allow_partial=True,
                 )  # fmt: skip
+                note_scoring(span, scored)
         except (EngineError, DeadlineError, OverloadedError):
             return keep_first(retrieved, query.top_k), ("rerank_skipped",), Usage()
         except RerankGatedError:
             return keep_first(retrieved, query.top_k), ("rerank_gated",), Usage()
-        kept = keep_best(
-            retrieved, scored.scores, query.top_k, query.min_relevance, is_partial=scored.is_partial
-        )  # fmt: skip
+        with self.tracer.stage("keep") as span:
+            kept = keep_best(
+                retrieved, scored.scores, query.top_k, query.min_relevance, is_partial=scored.is_partial
+            )  # fmt: skip
+            span.set(num_kept=len(kept), num_in_context=len(_context(kept)))
         return kept, degradation(scored), scored.usage
 
     def _score_deadline_s(self, query: Query) -> float:
@@ -191,10 +210,12 @@ class Pipeline:
         pieces = self.generator.generate(
             query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
         )
-        with watch.stage("generate"):
+        with watch.stage("generate") as span:
             async with aclosing(pieces):
                 async for piece in pieces:
                     watch.mark("ttft")
+                    if piece.usage:
+                        span.set(**_tokens(piece.usage))
                     yield piece
 
     def _finish(
@@ -213,6 +234,18 @@ class Pipeline:
             usage=sum((piece.usage for piece in pieces if piece.usage), usage),
             timings=watch.timings(),
         )
+
+
+def note_scoring(span: Span, scored: Scores) -> None:
+    usage = scored.usage
+    span.set(
+        num_passages=len(scored.scores), pairs_scored=usage.pairs_scored, pairs_cached=usage.pairs_cached,
+        is_partial=scored.is_partial, **_tokens(usage),
+    )  # fmt: skip
+
+
+def _tokens(usage: Usage) -> dict[str, int]:
+    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 
 
 def in_given_order(passages: Sequence[Passage]) -> list[RetrievedPassage]:

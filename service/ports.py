@@ -1,8 +1,10 @@
 """What the pipeline needs from the outside world. Adapters implement these; tests have small fakes."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,3 +115,67 @@ class AnswerCache(Protocol):
     async def get(self, query: Query) -> Answer | None: ...
 
     async def put(self, query: Query, answer: Answer) -> None: ...
+
+
+Place = NewType("Place", object)
+"""Somewhere in a trace, for a link to it; only the tracer looks inside."""
+
+
+class Span(Protocol):
+    """Something under way, as a trace will show it. No text of the caller's goes into it."""
+
+    def set(self, **attributes: str | bool | float) -> None: ...
+
+    def link(self, place: Place) -> None:
+        """It serves whoever is there, too."""
+        ...
+
+
+class Tracer(Protocol):
+    """Says what happens when, to whoever looks at traces. Each span lasts as long as its context."""
+
+    def stage(self, name: str, /) -> AbstractContextManager[Span]:
+        """A part of the work for the request that the caller is in."""
+        ...
+
+    def batch(self, name: str, places: Iterable[Place], /) -> AbstractContextManager[Span]:
+        """Work for several requests at once: in a trace of its own, with links to theirs."""
+        ...
+
+    def place(self) -> Place | None:
+        """Where the caller is; None where nothing is recorded."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """What goes along with a call, so that the other side continues the caller's trace."""
+        ...
+
+
+class _NoSpan:
+    def set(self, **attributes: str | bool | float) -> None:
+        pass
+
+    def link(self, place: Place) -> None:
+        pass
+
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class NoTracer:
+    """Records nothing, for next to nothing."""
+
+    def stage(self, _name: str, /) -> AbstractContextManager[Span]:
+        return nullcontext(_NoSpan())
+
+    def batch(self, _name: str, _places: Iterable[Place], /) -> AbstractContextManager[Span]:
+        return nullcontext(_NoSpan())
+
+    def place(self) -> Place | None:
+        return None
+
+    def headers(self) -> Mapping[str, str]:
+        return _NOTHING
+
+
+NO_TRACER: Final = NoTracer()

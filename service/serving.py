@@ -1,18 +1,18 @@
 """uvicorn around the app, with logs and exit codes."""
 
 import gc
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 import uvicorn
-from asgi_correlation_id import correlation_id
 
 from service.api.services import Services
 from service.app import Death, create_app, open_pipeline
 from service.errors import CheckpointError, RankRAGError
+from service.logs import configure_logs
 from service.metrics import Metrics
+from service.ports import Tracer
 from service.settings import Settings
 
 CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
@@ -26,9 +26,9 @@ def run_server(settings: Settings, *, host: str, port: int) -> int:
 
     0 after a signal, 2 for a wrong configuration, 3 for a checkpoint that must not be served.
     """
-    configure_logs(settings.log_level)
+    configure_logs(settings)
     death = Death()
-    app = create_app(settings, lambda s, m: open_or_tell(s, m, death))
+    app = create_app(settings, lambda s, m, tracer: open_or_tell(s, m, tracer, death))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -49,10 +49,10 @@ def run_server(settings: Settings, *, host: str, port: int) -> int:
 
 
 @asynccontextmanager
-async def open_or_tell(settings: Settings, metrics: Metrics, death: Death) -> AsyncIterator[Services]:
+async def open_or_tell(settings: Settings, metrics: Metrics, tracer: Tracer, death: Death) -> AsyncIterator[Services]:
     """`open_pipeline`; what stops the start is logged in one line and remembered for the exit code."""
     try:
-        async with open_pipeline(settings, metrics, on_death=death.stop_process) as services:
+        async with open_pipeline(settings, metrics, tracer, on_death=death.stop_process) as services:
             _freeze_heap()
             yield services
     except RankRAGError as exc:
@@ -65,26 +65,3 @@ def _freeze_heap() -> None:
     """Keep the garbage collector off what the start has made: a walk through all of it stops every request."""
     gc.collect()
     gc.freeze()
-
-
-def configure_logs(level: str) -> None:
-    """JSON lines on stderr, each with the request's id; no question or passage text."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            _add_request_id,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(),
-    )
-    logging.basicConfig(level=max(logging.WARNING, getattr(logging, level.upper())))
-
-
-def _add_request_id(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    if request_id := correlation_id.get():
-        event["request_id"] = request_id
-    return event

@@ -4,6 +4,7 @@ Variables are `RANKRAG_` plus the field's name in capitals; nested ones join wit
 (`RANKRAG_VLLM__URL`). `rankrag settings` prints this table; README.md carries a copy that a test compares.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -144,6 +145,37 @@ class CacheSettings(_Section):
     )
 
 
+class LogSettings(_Section):
+    """How the service logs; from which level is `log_level`."""
+
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="One JSON object a line, or text for people: `auto` is text on a terminal, else JSON."
+    )
+    text: bool = Field(False, description="Log questions, answers and passages, too. They may be confidential.")
+
+
+class TracingSettings(_Section):
+    """Spans of requests, their stages and the calls to vLLM."""
+
+    endpoint: Annotated[str, AfterValidator(_checked_url)] | None = Field(
+        None,
+        description="OTLP/HTTP collector that spans go to, e.g. `http://collector:4318`. Unset: none are made, unless "
+        "OpenTelemetry's own `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set.",
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Of the requests that come without a `traceparent`, the part that is traced."
+    )
+
+    @property
+    def url(self) -> str | None:
+        """Where spans are posted to; None where none are made."""
+        if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            return None
+        base = self.endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        exact = None if self.endpoint else os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        return exact or (f"{base.rstrip('/')}/v1/traces" if base else None)
+
+
 class LimitSettings(_Section):
     """What a request may ask for; beyond it the answer is a 422 or 413 naming the field and the limit."""
 
@@ -198,6 +230,8 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def describe_settings() -> str:

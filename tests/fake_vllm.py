@@ -18,6 +18,7 @@ from service.adapters.replicas import Replicas
 from service.adapters.tokenizer import PromptTokenizer
 from service.adapters.vllm_client import VllmClient
 from service.core.scoring import UNCALIBRATED, Calibration
+from service.ports import NO_TRACER, Tracer
 from service.settings import VllmSettings
 from tests.fakes import rankrag_prompts
 
@@ -91,6 +92,7 @@ class FakeVllm:
     instead: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
     delay_s: float = 0.0
     calls: list[tuple[str, Any]] = field(default_factory=list)
+    headers: list[httpx.Headers] = field(default_factory=list)  # of each call
     num_under_way: int = 0
     most_under_way: int = 0
 
@@ -122,6 +124,7 @@ class FakeVllm:
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content) if request.content else None
         self.calls.append((request.url.path, body))
+        self.headers.append(request.headers)
         self.num_under_way += 1
         self.most_under_way = max(self.most_under_way, self.num_under_way)
         try:
@@ -171,7 +174,8 @@ async def no_address(host: str) -> list[str]:
 @asynccontextmanager
 async def fake_replicas(
     *vllms: FakeVllm, is_checked: bool = True, is_watched: bool = False,
-    clock: Callable[[], float] = time.monotonic, calibration: Calibration = UNCALIBRATED, **settings: Any,
+    clock: Callable[[], float] = time.monotonic, calibration: Calibration = UNCALIBRATED, tracer: Tracer = NO_TRACER,
+    **settings: Any,
 ) -> AsyncIterator[Replicas]:  # fmt: skip
     """Replicas `http://vllm-0`, `http://vllm-1` and so on, which are these; `is_watched` runs their watch too."""
     urls = [f"http://vllm-{number}" for number in range(len(vllms))]
@@ -179,13 +183,14 @@ async def fake_replicas(
     replicas = Replicas(
         VllmSettings.model_validate({"url": ",".join(urls), "health_interval_s": 0.001, **settings}),
         prompt_tokenizer(), read_golden(), calibration=calibration, resolve=no_address, clock=clock,
-        open_client=lambda _, url: VllmClient(by_url[url].http(url)),
+        open_client=lambda _, url: VllmClient(by_url[url].http(url), tracer),
     )  # fmt: skip
     async with aclosing(replicas):
         if is_checked:
             await replicas.check()
             for vllm in vllms:
                 vllm.calls.clear()
+                vllm.headers.clear()
         async with running(replicas.run) if is_watched else nullcontext():
             yield replicas
 

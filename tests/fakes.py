@@ -15,7 +15,7 @@ from service.core.prompts import PromptSet
 from service.errors import DeadlineError
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
-from service.ports import Piece, Scores, Vector
+from service.ports import NO_TRACER, Piece, Scores, Tracer, Vector
 from service.settings import Settings
 from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
 
@@ -226,7 +226,7 @@ class FakeServices:
     engine: Dependency = field(default_factory=lambda: Dependency(True, "serving fake"))
     cache: Dependency = field(default_factory=lambda: Dependency(True, "in this process", required=False))
 
-    def pipeline(self) -> Pipeline:
+    def pipeline(self, tracer: Tracer = NO_TRACER) -> Pipeline:
         return Pipeline(
             retriever=Retriever(self.encoder, self.index) if self.has_index else None,
             scorer=self.scorer,
@@ -234,20 +234,22 @@ class FakeServices:
             answers=self.answers,
             prompts=rankrag_prompts(),
             clock=self.clock,
+            tracer=tracer,
         )
 
     @asynccontextmanager
-    async def open(self, settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
+    async def open(self, settings: Settings, metrics: Metrics, tracer: Tracer = NO_TRACER) -> AsyncIterator[Services]:
         yield Services(
             settings=settings,
             metrics=metrics,
             prompts=rankrag_prompts(),
             scorer=self.scorer,
-            pipeline=self.pipeline(),
+            pipeline=self.pipeline(tracer),
             model="models/fake",
             index_version=self.index.version if self.has_index else "",
             dependencies=self._dependencies,
             clock=self.clock,
+            tracer=tracer,
         )
 
     def _dependencies(self) -> Mapping[str, Dependency]:

@@ -14,7 +14,7 @@ from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys
 from service.core.early_exit import exit_rule
 from service.core.schedule import Limits, Scheduler
-from service.ports import Cache
+from service.ports import NO_TRACER, Cache, Tracer
 from service.settings import VllmSettings
 from tests.fake_vllm import FakeVllm, fake_replicas, running
 
@@ -47,18 +47,20 @@ class Stack:
 async def scoring_stack(
     *vllms: FakeVllm, cache: Cache | None = None, is_checked: bool = True, is_watched: bool = False,
     observe_call: Callable[[int], None] = lambda _: None, early_exit: Any = "off", max_queued_tokens: int = 2_000_000,
-    **limits: Any,
+    observe_joined: Callable[[int], None] = lambda _: None, tracer: Tracer = NO_TRACER, **limits: Any,
 ) -> AsyncIterator[Stack]:  # fmt: skip
     """`limits` are settings of vLLM."""
     vllm = VllmSettings.model_validate(limits)
-    async with fake_replicas(*vllms, is_checked=is_checked, is_watched=is_watched, **limits) as replicas:
+    opened = fake_replicas(*vllms, is_checked=is_checked, is_watched=is_watched, tracer=tracer, **limits)
+    async with opened as replicas:
         scheduler = Scheduler(
             Limits(vllm.max_prompts_per_call, vllm.max_tokens_per_call, vllm.window_tokens, vllm.max_connections)
         )
         drain = DrainRate()
         dispatcher = Dispatcher(
-            scheduler, replicas, drain, passes_priority=vllm.priority_scheduling, observe_call=observe_call
-        )
+            scheduler, replicas, drain, passes_priority=vllm.priority_scheduling, observe_call=observe_call,
+            observe_joined=observe_joined, tracer=tracer,
+        )  # fmt: skip
         gate = Gate(
             scheduler, drain, Admission(max_queued_tokens=max_queued_tokens), TokenEstimate(), time.monotonic
         )  # fmt: skip

@@ -84,6 +84,48 @@ def test_every_mistake_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     }  # fmt: skip
 
 
+TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+ALL = "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, None),
+        ({"RANKRAG_TRACING__ENDPOINT": "http://collector:4318"}, "http://collector:4318/v1/traces"),
+        ({ALL: "http://other:4318/"}, "http://other:4318/v1/traces"),
+        ({TRACES: "http://exact:4318/in"}, "http://exact:4318/in"),
+        ({ALL: "http://other:4318", TRACES: "http://exact:4318/in"}, "http://exact:4318/in"),
+        ({"RANKRAG_TRACING__ENDPOINT": "http://a:1", TRACES: "http://exact:4318/in"}, "http://a:1/v1/traces"),
+        ({"RANKRAG_TRACING__ENDPOINT": "http://a:1", "OTEL_SDK_DISABLED": "true"}, None),
+    ],
+)
+def test_spans_go_where_either_kind_of_variable_says(
+    variables: dict[str, str], url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (ALL, TRACES, "OTEL_SDK_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().tracing.url == url
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RANKRAG_TRACING__ENDPOINT", "collector:4318"), ("RANKRAG_TRACING__SAMPLE_RATIO", "1.5"),
+        ("RANKRAG_LOG__FORMAT", "xml"),
+    ],
+)  # fmt: skip
+def test_wrong_setting_of_traces_or_logs_is_named(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert [error["loc"] for error in caught.value.errors()] == [
+        tuple(variable.removeprefix("RANKRAG_").lower().split("__"))
+    ]
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError):
         Settings().top_n = 5  # type: ignore[misc]
@@ -96,7 +138,7 @@ def test_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_has_every_variable_with_its_meaning() -> None:
     rows = re.findall(r"^\| `(RANKRAG_\w+)` \| (.*?) \| (.+) \|$", describe_settings(), re.MULTILINE)
-    sections = [Settings.model_fields[name] for name in ("vllm", "index", "gate", "cache", "limits")]
+    sections = [Settings.model_fields[name] for name in ("vllm", "index", "gate", "cache", "limits", "log", "tracing")]
     num_fields = len(Settings.model_fields) - len(sections) + sum(len(type(s.default).model_fields) for s in sections)
     assert len(rows) == num_fields
     assert ("RANKRAG_TOP_N", "`20`") in {(name, default) for name, default, _ in rows}

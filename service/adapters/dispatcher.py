@@ -18,6 +18,7 @@ from service.core.admission import DrainRate
 from service.core.schedule import Call, Pair, Scheduler
 from service.core.scoring import score_from_logprobs
 from service.errors import DeadlineError, EngineError, EngineRefusedError
+from service.ports import NO_TRACER, Place, Tracer
 from service.types import Score
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,8 @@ class _Request:
 
     missing: set[str]
     done: "asyncio.Future[EngineError | None]"
+    begun_s: float
+    place: Place | None
     scores: dict[str, Score] = field(default_factory=dict)
 
     def deliver(self, key: str, score: Score) -> None:
@@ -67,6 +70,7 @@ class Dispatcher:
     def __init__(
         self, scheduler: Scheduler, replicas: Replicas, drain: DrainRate, *, passes_priority: bool,
         clock: Callable[[], float] = time.monotonic, observe_call: Callable[[int], None] = lambda _: None,
+        observe_joined: Callable[[int], None] = lambda _: None, tracer: Tracer = NO_TRACER,
     ) -> None:  # fmt: skip
         self._scheduler = scheduler
         self._replicas = replicas
@@ -74,6 +78,8 @@ class Dispatcher:
         self._passes_priority = passes_priority
         self._clock = clock
         self._observe_call = observe_call
+        self._observe_joined = observe_joined
+        self._tracer = tracer
         self._numbers = count(1)
         self._requests: dict[int, _Request] = {}
         self._running: dict[int, tuple[Call, asyncio.Task[None]]] = {}
@@ -92,6 +98,12 @@ class Dispatcher:
         """Calls to replicas that are under way."""
         return len(self._running)
 
+    def waits_s(self) -> Mapping[int, float]:
+        """How long the oldest request of each class has waited that still has a pair waiting to be sent."""
+        now_s = self._clock()
+        oldest = self._scheduler.longest_waiting()
+        return {class_: now_s - self._requests[number].begun_s for class_, number in oldest.items()}
+
     async def compute(self, pairs: Sequence[Pair], *, priority: int, deadline_s: float) -> Computed:
         """A score for each of `pairs`, by key, shared with everybody who waits for the same ones.
 
@@ -100,10 +112,11 @@ class Dispatcher:
         """
         self._replicas.require()
         number = next(self._numbers)
-        request = _Request({pair.key for pair in pairs}, asyncio.get_running_loop().create_future())
+        done = asyncio.get_running_loop().create_future()
+        request = _Request({pair.key for pair in pairs}, done, self._clock(), self._tracer.place())
         self._requests[number] = request
         try:
-            self._scheduler.add(number, pairs, priority=priority, deadline_s=deadline_s)
+            self._observe_joined(self._scheduler.add(number, pairs, priority=priority, deadline_s=deadline_s))
             self._happened.set()
             error = await request.done
         finally:
@@ -156,7 +169,7 @@ class Dispatcher:
     async def _call(self, call: Call) -> None:
         """One call from its beginning to everybody's knowing of its end."""
         try:
-            scores = await self._ask(call)
+            scores = await self._ask_traced(call)
         except asyncio.CancelledError:
             self._running.pop(call.id, None)
             self._scheduler.finish(call.id)
@@ -167,6 +180,21 @@ class Dispatcher:
             self._fail(call, EngineError(exc.message))
         else:
             self._finish(call, scores)
+
+    async def _ask_traced(self, call: Call) -> list[Score]:
+        """The span of a call is linked to the requests that it serves, those that join it meanwhile, too."""
+        places = self._places(call.requests)
+        with self._tracer.batch("score_batch", places) as span:
+            span.set(num_pairs=len(call.pairs), num_tokens=call.num_tokens, replica=call.replica)
+            scores = await self._ask(call)
+            joined = self._places(self._scheduler.waiting_for(call.id) - call.requests) if places else ()
+            for place in joined:
+                span.link(place)
+        return scores
+
+    def _places(self, numbers: Iterable[int]) -> list[Place]:
+        waiting = (self._requests.get(number) for number in numbers)
+        return [request.place for request in waiting if request is not None and request.place is not None]
 
     async def _ask(self, call: Call) -> list[Score]:
         engine = self._replicas.ready().get(call.replica)

@@ -5,7 +5,7 @@ import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from httpx_sse import SSEError, aconnect_sse
@@ -13,9 +13,11 @@ from pydantic_core import from_json, to_json
 
 from service.adapters.tokenizer import Labels
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError
-from service.ports import Piece
+from service.ports import NO_TRACER, Piece, Tracer
 from service.settings import VllmSettings
 from service.types import Usage
+
+_JSON_HEADERS: Final = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,13 @@ class VllmClient:
     """One vLLM server, over the pool that it is given and closes.
 
     `timeout_s` is the time that a call may take from now. Cancelling a call closes its connection, by which vLLM
-    knows to abort it. A `priority` is sent only where one is given: lower is more urgent.
+    knows to abort it. A `priority` is sent only where one is given: lower is more urgent. vLLM goes on with the
+    caller's trace.
     """
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, tracer: Tracer = NO_TRACER) -> None:
         self._http = http
+        self._tracer = tracer
         self._num_calls = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -132,8 +136,9 @@ class VllmClient:
             **_priority(priority),
         }
         with self._under_way():
-            sent: dict[str, Any] = {**_json(request), "timeout": self._timeout(timeout_s)}
-            async with aconnect_sse(self._http, "POST", "/v1/completions", **sent) as source:
+            sent: dict[str, Any] = {"timeout": self._timeout(timeout_s), "content": _json(request)}
+            headers = {**_JSON_HEADERS, **self._tracer.headers()}
+            async with aconnect_sse(self._http, "POST", "/v1/completions", headers=headers, **sent) as source:
                 await _raise_for_status(source.response)
                 is_complete = False  # the usage comes last; an aborted answer ends without one
                 async for event in source.aiter_sse():
@@ -145,9 +150,12 @@ class VllmClient:
             raise EngineError("vLLM ended the answer before it was complete")
 
     async def _call(self, method: str, path: str, body: Any, timeout_s: float) -> Any:
-        sent = {} if body is None else _json(body)
+        content = None if body is None else _json(body)
+        headers = {**({} if body is None else _JSON_HEADERS), **self._tracer.headers()}
         with self._under_way():
-            response = await self._http.request(method, path, timeout=self._timeout(timeout_s), **sent)
+            response = await self._http.request(
+                method, path, content=content, headers=headers, timeout=self._timeout(timeout_s)
+            )
             await _raise_for_status(response)
         with _well_formed(path):
             return from_json(response.content)
@@ -172,9 +180,9 @@ class VllmClient:
         return httpx.Timeout(timeout_s, connect=min(timeout_s, self._http.timeout.connect or timeout_s))
 
 
-def _json(body: Any) -> dict[str, Any]:
-    """The body as httpx takes it. Four times as fast as its own `json=`, which counts at thousands of prompts."""
-    return {"content": to_json(body, fallback=list), "headers": {"Content-Type": "application/json"}}
+def _json(body: Any) -> bytes:
+    """Four times as fast as httpx's own `json=`, which counts at thousands of prompts."""
+    return to_json(body, fallback=list)
 
 
 def _priority(priority: int | None) -> dict[str, int]:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from service.api.access_log import tell
 from service.api.schemas import ErrorBody, ErrorDetail
 from service.errors import MethodNotAllowedError, NotFoundError, RankRAGError, RequestError
 from service.metrics import Metrics
@@ -68,9 +69,10 @@ class NoResponse(Response):
 
 
 def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    async def handle(_: Request, exc: Exception) -> Response:
+    async def handle(request: Request, exc: Exception) -> Response:
         error = as_service_error(exc)
         metrics.errors.labels(error.code).inc()
+        tell(request.scope, error=error.code)
         if error is not exc and error.status >= 500:
             log.error("unexpected_error", exc_info=exc)
         return error_response(error, exc.headers if isinstance(exc, HTTPException) else None)

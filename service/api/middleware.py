@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.access_log import tell, told
 from service.api.errors import error_response
 from service.errors import TooLargeError
 from service.metrics import Metrics
@@ -16,7 +17,8 @@ log = structlog.get_logger(__name__)
 # What a request whose client went away before its response counts as: nginx's code for it.
 CLIENT_GONE = 499
 
-_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+# Asked every few seconds by machines: they have no log line and no span.
+QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 class BodyLimit:
@@ -40,6 +42,7 @@ class BodyLimit:
             is_complete = not messages[-1].get("more_body", False)
         if size > self._max_bytes:
             self._metrics.errors.labels(TooLargeError.code).inc()
+            tell(scope, error=TooLargeError.code)
             error = TooLargeError(f"body: more than {self._max_bytes} bytes", field="body", limit=self._max_bytes)
             await error_response(error)(scope, receive, send)
             return
@@ -82,8 +85,10 @@ class Observe:
         route = _route(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if route not in _QUIET:
-            log.info("request", method=scope["method"], route=route, status=status, seconds=round(seconds, 4))
+        if route not in QUIET:
+            log.info(
+                "request", method=scope["method"], route=route, status=status, seconds=round(seconds, 4), **told(scope)
+            )  # fmt: skip
 
 
 def _route(scope: Scope) -> str:

@@ -10,7 +10,9 @@ import structlog
 from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.responses import Response
+from starlette.types import Scope
 
+from service.api.access_log import note_answer, tell, timings_ms
 from service.api.deadline import Deadline
 from service.api.errors import as_service_error, error_body
 from service.api.schemas import (
@@ -27,7 +29,6 @@ from service.api.schemas import (
     UsageBody,
 )
 from service.api.services import Services
-from service.metrics import stages
 from service.pipeline import Delta, Event, Reranked, Retrieved, degradation
 from service.ports import Scores
 from service.types import Answer, RetrievedPassage, ScoredPassage, Timings, Usage
@@ -112,17 +113,13 @@ def usage_body(usage: Usage) -> UsageBody:
     )
 
 
-def timings_ms(timings: Timings) -> dict[str, float]:
-    return {name: round(seconds * 1000, 3) for name, seconds in stages(timings)}
-
-
 def server_timing(timings: Timings) -> str:
     """The `Server-Timing` header: https://www.w3.org/TR/server-timing/"""
     return ", ".join(f"{name};dur={ms}" for name, ms in timings_ms(timings).items())
 
 
 async def sse_events(
-    begun: AsyncGenerator[Event, None], deadline: Deadline, services: Services
+    begun: AsyncGenerator[Event, None], question: str, deadline: Deadline, services: Services, scope: Scope
 ) -> AsyncIterator[ServerSentEvent]:
     """`search_results`, `rerank`, `answer.delta`s and `final`; or, at any point, `error` as the last one."""
     numbers = count(1)
@@ -130,11 +127,12 @@ async def sse_events(
         async with aclosing(begun) as events:
             while (event := await _before(deadline, events, services)) is not None:
                 if isinstance(event, Answer):
-                    services.metrics.observe_answer(event)
+                    note_answer(scope, question, event, services)
                 yield _sse(next(numbers), *_event(event, services))
     except Exception as exc:
         error = as_service_error(exc)
         services.metrics.errors.labels(error.code).inc()
+        tell(scope, error=error.code)
         if error is not exc and error.status == 500:
             log.exception("unexpected_error")
         yield _sse(next(numbers), "error", error_body(error).model_dump())

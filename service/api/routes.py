@@ -8,6 +8,7 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Header, Request, Response
 from sse_starlette import EventSourceResponse
 
+from service.api.access_log import note_answer, note_scores
 from service.api.deadline import Deadline, while_connected
 from service.api.errors import error_rows
 from service.api.limits import check_answer, check_deadline_header, check_rerank
@@ -35,8 +36,8 @@ from service.errors import (
     RetrievalError,
     TooLargeError,
 )
-from service.pipeline import degradation
-from service.types import Passage, Priority, Query, Timings
+from service.pipeline import Stopwatch, note_scoring
+from service.types import Passage, Priority, Query
 
 router = APIRouter()
 
@@ -75,10 +76,10 @@ async def answer(
     if body.stream:
         async with _bounds(request, deadline, services):
             events = await services.pipeline.begin(query)
-        return EventSourceResponse(sse_events(events, deadline, services), ping=10)
+        return EventSourceResponse(sse_events(events, body.question, deadline, services, request.scope), ping=10)
     async with _bounds(request, deadline, services):
         result = await services.pipeline.answer(query)
-    services.metrics.observe_answer(result)
+    note_answer(request.scope, body.question, result, services)
     return json_response(answer_body(result, services), result.timings)
 
 
@@ -97,18 +98,22 @@ async def rerank(
     With `top_n`, scoring may end once the best so many are settled.
     """
     check_rerank(body, services.settings.limits)
-    begun_s = services.clock()
+    watch = Stopwatch(services.clock, services.tracer)
     deadline = _deadline(body.deadline_ms, x_deadline_ms, services)
     passages = [_passage(number, document) for number, document in enumerate(body.documents)]
-    async with _bounds(request, deadline, services, grace_s=PARTIAL_GRACE_S if body.allow_partial else 0.0):
-        scored = await services.scorer.score(
-            body.query, passages, deadline_s=deadline.at_s, use_cache=body.cache and not is_no_store(cache_control),
-            priority=_RERANK_PRIORITIES[body.priority], top_k=_top_k(body), allow_partial=body.allow_partial,
-        )  # fmt: skip
-    took_s = services.clock() - begun_s
-    timings = Timings(score_s=took_s, total_s=took_s)
-    services.metrics.observe_scores(scored.scores, degradation(scored), scored.usage, timings)
-    order = order_by_relevance(scored.scores)[: body.top_n or None]
+    grace_s = PARTIAL_GRACE_S if body.allow_partial else 0.0
+    async with _bounds(request, deadline, services, grace_s=grace_s):
+        with watch.stage("score") as span:
+            scored = await services.scorer.score(
+                body.query, passages, deadline_s=deadline.at_s, use_cache=body.cache and not is_no_store(cache_control),
+                priority=_RERANK_PRIORITIES[body.priority], top_k=_top_k(body), allow_partial=body.allow_partial,
+            )  # fmt: skip
+            note_scoring(span, scored)
+    timings = watch.timings()
+    note_scores(request.scope, body.query, passages, scored, timings, services)
+    with services.tracer.stage("keep") as span:
+        order = order_by_relevance(scored.scores)[: body.top_n or None]
+        span.set(num_kept=len(order))
     rendered = rerank_body(body, scored, order, timings, services, request_id=correlation_id.get() or "")
     return json_response(rendered, timings, exclude_none=True)
 

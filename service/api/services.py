@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from service.core.prompts import PromptSet
 from service.metrics import Metrics
 from service.pipeline import Pipeline
-from service.ports import Scorer
+from service.ports import NO_TRACER, Scorer, Tracer
 from service.settings import Settings
 
 
@@ -35,6 +35,7 @@ class Services:
     index_version: str
     dependencies: Callable[[], Mapping[str, Dependency]]
     clock: Callable[[], float]
+    tracer: Tracer = NO_TRACER
 
 
 async def _services(request: Request) -> Services:

@@ -51,7 +51,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Pairs for one replica; `priority` is for an engine that orders by it (lower first)."""
+    """Pairs for one replica; `priority` is for an engine that orders by it (lower first).
+
+    `requests` are those that wait for any of the pairs as the call begins; others may join.
+    """
 
     id: int
     replica: str
@@ -59,6 +62,7 @@ class Call:
     num_tokens: int
     priority: int
     deadline_s: float
+    requests: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,14 @@ class Scheduler:
         """Outstanding tokens by replica."""
         return {name: self._outstanding[name] for name in self._replicas}
 
+    def longest_waiting(self) -> Mapping[int, int]:
+        """Of each class the oldest request that has a pair waiting. O(pairs): for when somebody looks."""
+        oldest: dict[int, int] = {}
+        for request in self._requests.values():  # as they came
+            if request.priority not in oldest and any(self._is_waiting_for(request, key) for key in request.queue):
+                oldest[request.priority] = request.number
+        return oldest
+
     def tokens_ahead(self, priority: int, num_tokens: int) -> int:
         """Tokens that would be computed before a newcomer of `num_tokens` is done, at most.
 
@@ -159,27 +171,36 @@ class Scheduler:
         shares = self._num_requests[priority] * num_tokens
         return self.outstanding_tokens + better + min(self._waiting[priority], shares)
 
+    def waiting_for(self, call: int) -> frozenset[int]:
+        """The requests that wait for any pair of a running call now."""
+        pairs = self._calls[call].pairs if call in self._calls else ()
+        return frozenset(number for pair in pairs for number in self._entries[pair.key].waiters)
+
     # --- what happens -------------------------------------------------------------------------------------
 
     def set_replicas(self, names: Collection[str]) -> None:
         """Those that may get work from now on. What runs on others is the caller's to fail."""
         self._replicas = tuple(sorted(names))
 
-    def add(self, request: int, pairs: Sequence[Pair], *, priority: int, deadline_s: float) -> None:
-        """A new request; pairs that already wait or run are joined. O(log n) and O(1) a pair."""
+    def add(self, request: int, pairs: Sequence[Pair], *, priority: int, deadline_s: float) -> int:
+        """A new request; pairs that already wait or run are joined: how many. O(log n) and O(1) a pair."""
         keys = dict.fromkeys(pair.key for pair in pairs)
         added = _Request(request, priority, deadline_s, self._virtual_time(priority), keys, deque(keys))
         self._requests[request] = added
         self._num_requests[priority] += 1
         heappush(self._deadlines, (deadline_s, request))
+        num_joined = 0
         for pair in pairs:
             entry = self._entries.get(pair.key)
             if entry is None:
                 entry = self._entries[pair.key] = _Entry(pair, priority, {})
                 self._wait(entry)
+            elif request not in entry.waiters:
+                num_joined += 1
             self._reclass(entry, min(entry.priority, priority) if entry.waiters else priority)
             entry.waiters[request] = None
         self._line_up(added)
+        return num_joined
 
     def discard(self, request: int) -> tuple[int, ...]:
         """The caller is gone: what nobody else wants is dropped; returns running calls to be aborted."""
@@ -448,6 +469,7 @@ class Scheduler:
             num_tokens=draft.num_tokens,
             priority=(draft.priority << _CLASS_BITS) + min(draft.tag, (1 << _CLASS_BITS) - 1),
             deadline_s=max(self._requests[waiter].deadline_s for waiter in waiters),
+            requests=frozenset(waiters),
         )
         self._calls[number] = call
         self._classes[number] = draft.priority

@@ -59,12 +59,43 @@ async def test_pairs_of_several_requests_share_a_call() -> None:
     assert len(vllm.completions) < 5
 
 
+async def test_joined_pairs_are_observed() -> None:
+    joined: list[int] = []
+    vllm = FakeVllm(delay_s=0.2)
+    async with scoring_stack(vllm, observe_joined=joined.append) as stack:
+        first = asyncio.create_task(score(stack, passages(3)))
+        await until(lambda: vllm.num_under_way)
+        await score(stack, passages(4))
+        await first
+    assert joined == [0, 3]
+
+
+async def test_age_of_what_waits_is_that_of_the_oldest_by_class() -> None:
+    vllm = FakeVllm()
+    async with scoring_stack(vllm, max_prompts_per_call=1, max_connections=1) as stack:
+        vllm.delay_s = 60
+        assert stack.dispatcher.waits_s() == {}
+        begun_s = time.monotonic()
+        old = asyncio.create_task(score(stack, passages(3), within_s=60, priority=Priority.BULK))
+        await until(lambda: stack.dispatcher.num_requests == 1)
+        await asyncio.sleep(0.05)
+        young = asyncio.create_task(score(stack, passages(3, start=5), within_s=60, priority=Priority.ANSWER))
+        await until(lambda: stack.dispatcher.num_requests == 2)
+        waits_s, took_s = stack.dispatcher.waits_s(), time.monotonic() - begun_s
+        assert waits_s.keys() == {Priority.BULK, Priority.ANSWER}
+        assert 0 <= waits_s[Priority.ANSWER] < waits_s[Priority.BULK] - 0.04 < took_s
+        for task in (old, young):
+            task.cancel()
+        await asyncio.wait([old, young])
+        assert stack.dispatcher.waits_s() == {}
+
+
 async def test_a_waiter_that_leaves_harms_no_other() -> None:
-    vllm = FakeVllm(delay_s=0.05)
+    vllm = FakeVllm(delay_s=0.2)
     async with scoring_stack(vllm) as stack:
         leaving = asyncio.create_task(score(stack, passages(3)))
         staying = asyncio.create_task(score(stack, passages(3)))
-        await until(lambda: vllm.num_under_way)
+        await until(lambda: vllm.num_under_way and stack.dispatcher.num_requests == 2)
         leaving.cancel()
         scores = await staying
         assert stack.is_at_rest

@@ -59,7 +59,7 @@ async def test_metrics_hold_every_series(client: httpx.AsyncClient) -> None:
     assert response.headers["Content-Type"].startswith("text/plain; version=")
     registered = {family.name for family in Metrics(CollectorRegistry()).registry.collect()}
     assert registered <= families(response.text)
-    assert all(name.startswith("rankrag_") for name in registered)
+    assert all(name.startswith(("rankrag_", "process_")) for name in registered)
 
 
 async def test_answers_are_measured_by_outcome_stage_and_tokens(client: httpx.AsyncClient, fakes: FakeServices) -> None:

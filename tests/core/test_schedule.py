@@ -253,3 +253,50 @@ def test_a_thousand_requests_fill_every_call() -> None:
         running += made.schedule(0.0).calls
     assert num_calls == 1000 * 20 / LIMITS.max_prompts_per_call
     assert made.num_waiting_pairs == 0
+
+
+def test_pairs_that_others_already_want_are_told_to_be_joined() -> None:
+    made = scheduler()
+    assert made.add(1, pairs("x", 4), priority=1, deadline_s=9.0) == 0
+    made.schedule(0.0)  # they run now
+    assert made.add(2, [*pairs("x", 2), *pairs("y", 3)], priority=1, deadline_s=9.0) == 2
+    assert made.add(3, [*pairs("y", 3), *pairs("z", 1), *pairs("z", 1)], priority=1, deadline_s=9.0) == 3
+
+
+def test_call_names_the_requests_that_wait_for_it_and_those_that_join_are_known_later() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 2), priority=1, deadline_s=9.0)
+    made.add(2, pairs("x", 1), priority=1, deadline_s=9.0)
+    (call,) = made.schedule(0.0).calls
+    made.add(3, pairs("x", 2), priority=1, deadline_s=9.0)
+    made.add(4, pairs("y", 2), priority=1, deadline_s=9.0)
+    assert call.requests == {1, 2}
+    assert made.waiting_for(call.id) == {1, 2, 3}
+    made.finish(call.id)
+    assert made.waiting_for(call.id) == frozenset()
+
+
+def test_the_longest_waiting_is_the_oldest_of_its_class_that_still_has_a_pair_to_be_sent() -> None:
+    made = scheduler()
+    assert made.longest_waiting() == {}
+    made.add(1, pairs("sent", 2), priority=1, deadline_s=9.0)
+    made.schedule(0.0)
+    assert made.longest_waiting() == {}  # it runs: it doesn't wait for room
+    made.set_replicas(())
+    made.add(2, pairs("bulk", 2), priority=2, deadline_s=9.0)
+    made.add(3, pairs("x", 2), priority=1, deadline_s=9.0)
+    made.add(4, pairs("y", 2), priority=1, deadline_s=9.0)
+    assert made.longest_waiting() == {1: 3, 2: 2}
+    made.discard(3)
+    assert made.longest_waiting() == {1: 4, 2: 2}
+    made.set_replicas(("a",))
+    made.schedule(0.0)
+    assert made.longest_waiting() == {}
+
+
+def test_who_is_sent_only_in_part_waits_with_the_rest() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 80), priority=1, deadline_s=9.0)
+    made.schedule(0.0)
+    assert made.num_waiting_pairs > 0
+    assert made.longest_waiting() == {1: 1}
