@@ -14,10 +14,10 @@ BENCH ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-eval setup-redis demo serve index check test train train-smoke bench clean
+.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check test train train-smoke bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # --- environments ---------------------------------------------------------------------------------------
 # Two of them, as in production: the service's and vLLM's. torch comes first, with its dependencies, so that
@@ -68,6 +68,10 @@ setup-eval: $(STAMPS)/eval ## install what `rankrag eval` needs beyond the servi
 setup-redis: ## install redis-server from Debian where it is missing
 	@command -v redis-server >/dev/null || (apt-get update -qq && apt-get install -y -qq redis-server >/dev/null)
 
+setup-prometheus: ## install Prometheus and promtool from Debian where they are missing
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null)
+
 # --- running ------------------------------------------------------------------------------------------
 
 build/demo-index/manifest.json: demo/corpus.jsonl $(STAMPS)/service
@@ -90,7 +94,7 @@ check: $(STAMPS)/dev ## format, lint, types, import rules, unit tests
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not integration"
 
-test: setup-dev setup-redis index check train-smoke ## check, and the tests on the real vLLM, FAISS and Redis
+test: setup-dev setup-redis setup-prometheus index check train-smoke ## check, and the tests on the real parts
 	$(BIN)/pytest -q -m integration
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
