@@ -16,7 +16,8 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Span as WritableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, StatusCode
@@ -68,6 +69,7 @@ def _provider(exporter: SpanExporter, sample_ratio: float) -> TracerProvider:
         resource=_resource(),
         shutdown_on_exit=False,
     )
+    provider.add_span_processor(WithoutUrl())
     provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUED_SPANS))
     return provider
 
@@ -79,6 +81,14 @@ def _resource() -> Resource:
     return ours.merge(
         Resource({key: value for key, value in told.items() if not str(value).startswith("unknown_service")})
     )
+
+
+class WithoutUrl(SpanProcessor):
+    """Takes out what a caller wrote into the URL: the route says all that is to be known of it."""
+
+    def on_start(self, span: WritableSpan, parent_context: Context | None = None) -> None:  # noqa: ARG002
+        given = span.attributes or {}
+        span.set_attributes({name: "" for name in ("url.path", "url.query") if name in given})
 
 
 class WhereLinked(Sampler):

@@ -144,11 +144,24 @@ async def test_no_text_of_the_caller_is_in_any_span(collector: Collector, traced
         await client.post("/rerank", json=RERANK)
         await client.post("/answer", json=given)
         await client.post("/answer", json={**given, "passages": [{"text": ["MAROON"]}]})
+        await client.post("/rerank?query=MAGENTA", json=RERANK)
+        await client.get("/INDIGO")
         traced.fakes.index.error = RetrievalError("the index failed at CRIMSON")
         await client.post("/answer", json={**ANSWER, "question": "CRIMSON"})
     assert len(collector.spans) > 10
     seen = b"".join(collector.bodies)
-    for text in (b"ZANZIBARINE", b"XYLOPHONIC", b"VERMILION", b"OCHRE", b"TEAL", b"MAROON", b"CRIMSON", b"4,806"):
+    for text in (
+        b"ZANZIBARINE",
+        b"XYLOPHONIC",
+        b"VERMILION",
+        b"OCHRE",
+        b"TEAL",
+        b"MAROON",
+        b"CRIMSON",
+        b"MAGENTA",
+        b"INDIGO",
+        b"4,806",
+    ):
         assert text not in seen
 
 
