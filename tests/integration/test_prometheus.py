@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.integration.test_evaluation import inverted_probe
 from tests.otlp import Collector, attributes, listening
 
 SEEN_WITHIN_S = 30.0
+RATES_AFTER_S = 15.0
+NUM_ROUNDS = 8
 QUESTIONS = seen.ROOT / "demo" / "questions.jsonl"
 
 # It shows nothing until one fires.
@@ -95,17 +98,20 @@ def prometheus(service: str, gated: str, vllm: Vllm, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def observed(service: str, gated: str, prometheus: Prometheus) -> Prometheus:
-    """Prometheus after a quarter of a minute with questions of every kind."""
+    """Prometheus after questions of every kind: so many that shares are taken of them, so long that there are rates."""
     questions = [json.loads(line)["question"] for line in QUESTIONS.read_text().splitlines()[:12]]
     documents = [f"Mont Blanc is {height} metres high." for height in range(20)]
-    ends_s = time.monotonic() + 15
+    ends_s = time.monotonic() + RATES_AFTER_S
     with httpx.Client(timeout=60) as http:
-        while time.monotonic() < ends_s:
-            for number, question in enumerate(questions):
-                http.post(f"{service}/answer", json={"question": question, "cache": number % 2 == 0})
+        for number in count():
+            if number >= NUM_ROUNDS and time.monotonic() > ends_s:
+                break
+            for question in questions:
+                http.post(f"{service}/answer", json={"question": question})
                 http.post(f"{service}/rerank", json={"query": question, "documents": documents})
+            http.post(f"{service}/answer", json={"question": questions[number % 12], "cache": False})
             http.post(f"{service}/answer", json={"question": ""})
-            http.post(f"{gated}/answer", json={"question": questions[0]})
+            http.post(f"{gated}/answer", json={"question": questions[number % 12], "cache": False})
     time.sleep(2)  # one more scrape and one more evaluation
     return prometheus
 
