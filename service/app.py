@@ -19,6 +19,7 @@ from service.adapters.answer_cache import CachedAnswers
 from service.adapters.calibration_file import read_calibration
 from service.adapters.counted_cache import CountedCache
 from service.adapters.dispatcher import Dispatcher
+from service.adapters.document_cutter import TokenCutter
 from service.adapters.encoder import QueryEncoder
 from service.adapters.engine import supervise
 from service.adapters.generator import VllmGenerator
@@ -36,7 +37,7 @@ from service.adapters.tiered_cache import open_tiers
 from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
 from service.adapters.tracing import open_traces
 from service.adapters.vllm_client import VllmClient, open_http
-from service.api import health, routes
+from service.api import health, models, rerank, routes
 from service.api.errors import add_error_handlers
 from service.api.middleware import QUIET, BodyLimit, Observe
 from service.api.services import Dependency, Services
@@ -75,6 +76,8 @@ def create_app(settings: Settings, open_services: OpenPipeline | None = None) ->
         description="Retrieval-augmented answers and reranking by one RankRAG checkpoint.",
     )  # fmt: skip
     app.include_router(routes.router)
+    app.include_router(rerank.router)
+    app.include_router(models.router)
     app.include_router(health.router)
     add_error_handlers(app, metrics)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, metrics=metrics)
@@ -157,6 +160,7 @@ async def open_pipeline(
             metrics=metrics,
             prompts=prompt_file.prompts,
             scorer=scorer,
+            cutter=TokenCutter(tokenizer, replicas.max_model_len),
             pipeline=_pipeline(retriever, generator, scorer, cache, keys, prompt_file, tracer),
             model=settings.checkpoint,
             index_version=opened.manifest.version if opened else "",

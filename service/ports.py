@@ -75,6 +75,33 @@ class Scorer(Protocol):
         ...
 
 
+class DocumentCutter(Protocol):
+    """Cuts documents by the checkpoint's own tokens, so that a ranking prompt with `question` takes what is left.
+
+    Titles stay whole. `max_tokens` None is what the checkpoint's context has room for; it is never more than that.
+    """
+
+    async def cut(
+        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None, keeps_end: bool = False
+    ) -> list[Passage]:
+        """Each with at most the first `max_tokens` tokens of its text, or the last. Raises EngineError: none is up."""
+        ...
+
+    async def chunks(
+        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None,
+        max_chunks: int, max_chunks_per_document: int | None = None,
+    ) -> list[list[Passage]]:  # fmt: skip
+        """Each in pieces of at most `max_tokens` tokens, at least one, cut between sentences where possible.
+
+        Of each document only the first `max_chunks_per_document` count, all if None.
+
+        Raises:
+            TooLargeError: there are more than `max_chunks` in all.
+            EngineError: none is up.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A piece of an answer as it is generated; the last one carries the usage."""

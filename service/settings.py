@@ -184,6 +184,9 @@ class LimitSettings(_Section):
         100_000, description="Characters in one document of /rerank, or in one of /answer's `passages`."
     )
     max_documents: PositiveInt = Field(1_000, description="Documents in one /rerank.")
+    max_chunks: PositiveInt = Field(
+        4_000, description="Chunks that the documents of one /rerank make with `long_documents: max_chunk`."
+    )
     max_body_bytes: PositiveInt = Field(8 * 1024 * 1024, description="Bytes of a request body.")
     max_top_n: PositiveInt = Field(200, description="Passages retrieved, or given, for one question.")
     max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")

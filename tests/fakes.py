@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from service.adapters.prompt_files import read_prompts
 from service.api.services import Dependency, Services
 from service.core.prompts import PromptSet
-from service.errors import DeadlineError
+from service.errors import DeadlineError, TooLargeError
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
 from service.ports import NO_TRACER, Piece, Scores, Tracer, Vector
@@ -145,6 +145,37 @@ class FakeScorer:
 
 
 @dataclass
+class FakeCutter:
+    """Its tokens are words, of which the context has room for `room`."""
+
+    room: int = 1000
+    questions: list[str] = field(default_factory=list)
+
+    async def cut(
+        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None, keeps_end: bool = False
+    ) -> list[Passage]:
+        self.questions.append(question)
+        limit = min(self.room, max_tokens or self.room)
+        kept = slice(-limit, None) if keeps_end else slice(limit)
+        return [replace(passage, text=" ".join(passage.text.split()[kept])) for passage in passages]
+
+    async def chunks(
+        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None,
+        max_chunks: int, max_chunks_per_document: int | None = None,
+    ) -> list[list[Passage]]:  # fmt: skip
+        self.questions.append(question)
+        limit = min(self.room, max_tokens or self.room)
+        found = []
+        for passage in passages:
+            words = passage.text.split()
+            texts = [" ".join(words[at : at + limit]) for at in range(0, len(words), limit)]
+            found.append([replace(passage, text=text) for text in texts[:max_chunks_per_document]])
+        if sum(map(len, found)) > max_chunks:
+            raise TooLargeError(f"documents: over {max_chunks}", field="documents", limit=max_chunks)
+        return found
+
+
+@dataclass
 class FakeGenerator:
     """Generates `texts`, then the usage; raises `error` after `num_before_error` of them."""
 
@@ -219,6 +250,7 @@ class FakeServices:
     encoder: FakeEncoder = field(default_factory=FakeEncoder)
     index: FakeIndex = field(default_factory=lambda: FakeIndex(PASSAGES))
     scorer: FakeScorer = field(default_factory=FakeScorer)
+    cutter: FakeCutter = field(default_factory=FakeCutter)
     generator: FakeGenerator = field(default_factory=FakeGenerator)
     answers: MemoryAnswers = field(default_factory=MemoryAnswers)
     clock: Clock = field(default_factory=Clock)
@@ -244,6 +276,7 @@ class FakeServices:
             metrics=metrics,
             prompts=rankrag_prompts(),
             scorer=self.scorer,
+            cutter=self.cutter,
             pipeline=self.pipeline(tracer),
             model="models/fake",
             index_version=self.index.version if self.has_index else "",

@@ -82,6 +82,24 @@ class PromptTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text).ids)
 
+    def count(self, text: str) -> int:
+        """Tokens of a text inside a prompt."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def cut(self, text: str, max_tokens: int, *, keeps_end: bool = False) -> str:
+        """Its first `max_tokens` tokens, or its last; characters of which a part would be left are dropped."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        num_tokens = len(encoding.ids)
+        if num_tokens <= max_tokens:
+            return text
+        if keeps_end:
+            return text[encoding.offsets[num_tokens - max_tokens - 1][1] :]
+        return text[: encoding.offsets[max_tokens][0]]
+
+    def num_prompt_tokens(self, question: str, title: str) -> int:
+        """Tokens of a ranking prompt whose passage has this title and no text yet."""
+        return len(self.encode(self._prompts.score_prompt(question, self._prompts.passage_text(title, "")).text))
+
     def labels(self) -> Labels:
         """The ids of both labels as they follow the score prompt.
 

@@ -1,7 +1,7 @@
 """Every error as the one JSON body, and the OpenAPI rows for it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from asgi_correlation_id import correlation_id
@@ -13,22 +13,55 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.access_log import tell
+from service.api.dialects import Dialect, dialect_of
+from service.api.rerank_schemas import TextsErrorBody, TextsErrorType
 from service.api.schemas import ErrorBody, ErrorDetail
-from service.errors import MethodNotAllowedError, NotFoundError, RankRAGError, RequestError
+from service.errors import (
+    DeadlineError,
+    EngineError,
+    EngineOverloadedError,
+    EngineRefusedError,
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    RankRAGError,
+    RequestError,
+)
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+ENGINE_ERRORS: Final = (
+    OverloadedError, EngineError, EngineOverloadedError, EngineRefusedError, DeadlineError, RankRAGError,
+)  # fmt: skip
+
 
 def error_body(exc: RankRAGError) -> ErrorBody:
     detail = ErrorDetail(type=type(exc).__name__, code=exc.code, message=exc.message, param=exc.field, limit=exc.limit)
-    return ErrorBody(message=exc.message, detail=exc.message, error=detail, request_id=correlation_id.get())
+    id_ = correlation_id.get()
+    return ErrorBody(message=exc.message, detail=exc.message, error=detail, id=id_, request_id=id_)
 
 
-def error_response(exc: RankRAGError, headers: Mapping[str, str] | None = None) -> Response:
+def texts_error_body(exc: RankRAGError) -> TextsErrorBody:
+    """The same for who sent `texts`."""
+    body = error_body(exc)
+    said = {"message": body.message, "detail": body.detail, "error": body.message}
+    return TextsErrorBody(**said, error_type=_texts_error_type(exc.status), id=body.id, request_id=body.request_id)
+
+
+def _texts_error_type(status: int) -> TextsErrorType:
+    if status < 500:
+        return "Overloaded" if status == OverloadedError.status else "Validation"
+    return "Unhealthy" if status == EngineError.status else "Backend"
+
+
+def error_response(
+    exc: RankRAGError, headers: Mapping[str, str] | None = None, dialect: Dialect | None = None
+) -> Response:
     """The error with its own and the given headers; X-Request-ID is the middleware's to add."""
-    retry_after = {"Retry-After": str(exc.retry_after_s)} if exc.retry_after_s is not None else {}
-    return JSONResponse(error_body(exc).model_dump(), exc.status, {**(headers or {}), **retry_after})
+    retry_after = {} if exc.retry_after_s is None else {"Retry-After": str(max(exc.retry_after_s, 1))}
+    body = texts_error_body(exc) if dialect is Dialect.TEI else error_body(exc)
+    return JSONResponse(body.model_dump(), exc.status, {**(headers or {}), **retry_after})
 
 
 def as_service_error(exc: Exception) -> RankRAGError:
@@ -42,6 +75,9 @@ def as_service_error(exc: Exception) -> RankRAGError:
     return RankRAGError("internal error; the log has the details under this request id")
 
 
+_TAGS: Final = ("string", "object", "by_documents", "by_texts")  # of unions, which pydantic names among the fields
+
+
 def _http_error(exc: HTTPException) -> RankRAGError:
     if exc.status_code == NotFoundError.status:
         return NotFoundError("no such path")
@@ -53,12 +89,20 @@ def _http_error(exc: HTTPException) -> RankRAGError:
 def _invalid(errors: Sequence[Any]) -> RequestError:
     """The first thing wrong, by the name of its field; how many more there are."""
     first = errors[0]
-    path = [str(part) for part in first["loc"][1:] if part not in ("string", "object")]
+    path = [str(part) for part in first["loc"][1:] if part not in _TAGS]
     field = ".".join(path) or "body"
     more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
     context = first.get("ctx") or {}
     limit = next((context[key] for key in ("max_length", "min_length", "ge", "le") if key in context), None)
     return RequestError(f"{field}: {first['msg']}{more}", field=field, limit=limit)
+
+
+def _dialect(request: Request, exc: Exception) -> Dialect | None:
+    """What the client speaks that `exc` is told to, as far as its body could be read."""
+    if isinstance(exc, RequestValidationError):
+        return dialect_of(request.url.path, exc.body)
+    dialect: Dialect | None = getattr(request.state, "dialect", None)
+    return dialect
 
 
 class NoResponse(Response):
@@ -75,7 +119,8 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         tell(request.scope, error=error.code)
         if error is not exc and error.status >= 500:
             log.error("unexpected_error", exc_info=exc)
-        return error_response(error, exc.headers if isinstance(exc, HTTPException) else None)
+        headers = exc.headers if isinstance(exc, HTTPException) else None
+        return error_response(error, headers, _dialect(request, exc))
 
     async def handle_unexpected(request: Request, exc: Exception) -> Response:
         """Starlette calls this outside of every middleware: nobody else adds the request id."""
@@ -92,10 +137,10 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(Exception, handle_unexpected)
 
 
-def error_rows(*kinds: type[RankRAGError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` for a route that can raise `kinds`."""
+def error_rows(*kinds: type[RankRAGError], model: object = ErrorBody) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` for a route that can raise `kinds` and tells of them with `model`."""
     rows: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        row = rows.setdefault(kind.status, {"model": ErrorBody, "description": ""})
+        row = rows.setdefault(kind.status, {"model": model, "description": ""})
         row["description"] = ", ".join(filter(None, [row["description"], f"`{kind.code}`"]))
     return rows

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from service.api.schemas import AnswerRequest, DocumentBody, GivenPassage, RerankRequest
+from service.api.dialects import Ranking
+from service.api.schemas import AnswerRequest, GivenPassage
 from service.errors import RequestError, TooLargeError
 from service.settings import LimitSettings
 
@@ -31,19 +32,18 @@ def _check_given(request: AnswerRequest, passages: Sequence[GivenPassage], limit
         _check_length(f"passages.{number}", passage.text + (passage.title or ""), limits.max_document_chars)
 
 
-def check_rerank(request: RerankRequest, limits: LimitSettings) -> None:
+def check_rerank(ranking: Ranking, deadline_ms: int | None, limits: LimitSettings) -> None:
     """Raises RequestError, or TooLargeError for too many documents."""
-    _check_text("query", request.query, limits.max_question_chars)
-    _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
-    if len(request.documents) > limits.max_documents:
+    _check_text("query", ranking.query, limits.max_question_chars)
+    _check_number("deadline_ms", deadline_ms, limits.max_deadline_ms)
+    if len(ranking.passages) > limits.max_documents:
         raise TooLargeError(
-            f"documents: {len(request.documents)} given, at most {limits.max_documents} allowed",
-            field="documents",
+            f"{ranking.field}: {len(ranking.passages)} given, at most {limits.max_documents} allowed",
+            field=ranking.field,
             limit=limits.max_documents,
         )
-    for number, document in enumerate(request.documents):
-        text = document.text + (document.title or "") if isinstance(document, DocumentBody) else document
-        _check_length(f"documents.{number}", text, limits.max_document_chars)
+    for number, passage in enumerate(ranking.passages):
+        _check_length(f"{ranking.field}.{number}", passage.text + passage.title, limits.max_document_chars)
 
 
 def check_deadline_header(deadline_ms: int | None, limits: LimitSettings) -> None:

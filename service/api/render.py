@@ -1,7 +1,7 @@
 """The service's values as HTTP bodies, headers and events."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -18,28 +18,23 @@ from service.api.errors import as_service_error, error_body
 from service.api.schemas import (
     AnswerResponse,
     CitationBody,
-    DocumentBody,
     PassageBody,
-    RerankMeta,
-    RerankRequest,
-    RerankResponse,
-    RerankResult,
-    ReturnedDocument,
     SourceBody,
     UsageBody,
 )
 from service.api.services import Services
-from service.pipeline import Delta, Event, Reranked, Retrieved, degradation
-from service.ports import Scores
+from service.pipeline import Delta, Event, Reranked, Retrieved
 from service.types import Answer, RetrievedPassage, ScoredPassage, Timings, Usage
 
 log = structlog.get_logger(__name__)
 
 
-def json_response(body: BaseModel, timings: Timings, *, exclude_none: bool = False) -> Response:
+def json_response(
+    body: BaseModel, timings: Timings, *, exclude_none: bool = False, headers: Mapping[str, str] | None = None
+) -> Response:
     """`body` as it is: FastAPI would validate and copy it once more."""
-    headers = {"Server-Timing": server_timing(timings)}
-    return Response(body.model_dump_json(exclude_none=exclude_none), media_type="application/json", headers=headers)
+    told = {"Server-Timing": server_timing(timings), **(headers or {})}
+    return Response(body.model_dump_json(exclude_none=exclude_none), media_type="application/json", headers=told)
 
 
 def answer_body(answer: Answer, services: Services) -> AnswerResponse:
@@ -74,33 +69,6 @@ def passage_body(scored: ScoredPassage) -> PassageBody:
         in_context=scored.is_in_context,
         metadata=dict(passage.metadata),
     )
-
-
-def rerank_body(
-    request: RerankRequest, scored: Scores, order: Sequence[int], timings: Timings, services: Services, *,
-    request_id: str,
-) -> RerankResponse:  # fmt: skip
-    """The documents at the indices `order`, which all have a score."""
-    pairs_unscored = sum(score is None for score in scored.scores)
-    return RerankResponse(
-        id=request_id,
-        model=services.model,
-        results=[
-            RerankResult(index=index, relevance_score=score.relevance, document=_returned(request, index))
-            for index in order
-            if (score := scored.scores[index]) is not None
-        ],
-        degraded=list(degradation(scored)),
-        usage=usage_body(scored.usage),
-        meta=RerankMeta(prompt=services.prompts.id, timings_ms=timings_ms(timings), pairs_unscored=pairs_unscored),
-    )
-
-
-def _returned(request: RerankRequest, index: int) -> ReturnedDocument | None:
-    if not request.return_documents:
-        return None
-    document = request.documents[index]
-    return ReturnedDocument(text=document.text if isinstance(document, DocumentBody) else document)
 
 
 def usage_body(usage: Usage) -> UsageBody:

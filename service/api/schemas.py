@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.types import Degradation
 
@@ -11,8 +11,8 @@ FilterValue = str | bool | int | FiniteFloat | None
 Score = Annotated[float, Field(ge=0, le=1)]
 PriorityName = Literal["interactive", "bulk"]
 
-_PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactive` work where the engine is busy."
-_DEADLINE = "Milliseconds the request has before it ends with a 504; goes before `X-Deadline-Ms`."
+PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactive` work where the engine is busy."
+DEADLINE = "Milliseconds the request has before it ends with a 504; goes before `X-Deadline-Ms`."
 
 
 class GivenPassage(BaseModel):
@@ -59,8 +59,8 @@ class AnswerRequest(BaseModel):
     max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
     stream: bool = Field(False, description="Answer with server-sent events as things happen.")
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
-    deadline_ms: int | None = Field(None, ge=1, description=_DEADLINE)
-    priority: PriorityName = Field("interactive", description=_PRIORITY)
+    deadline_ms: int | None = Field(None, ge=1, description=DEADLINE)
+    priority: PriorityName = Field("interactive", description=PRIORITY)
 
 
 class SourceBody(BaseModel):
@@ -113,89 +113,6 @@ class AnswerResponse(BaseModel):
     timings_ms: dict[str, float] = Field(description="Milliseconds per stage; stages that did not run are absent.")
 
 
-class DocumentBody(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    text: str
-    title: str | None = None
-
-
-def _shape(document: Any) -> str:
-    return "string" if isinstance(document, str) else "object"
-
-
-Document = Annotated[Annotated[str, Tag("string")] | Annotated[DocumentBody, Tag("object")], Discriminator(_shape)]
-
-
-def _priority_name(given: object) -> object:
-    """Other rerankers' clients send a number, lower first, of which 0 is the default."""
-    if isinstance(given, int) and not isinstance(given, bool):
-        return "bulk" if given > 0 else "interactive"
-    return given
-
-
-class RerankRequest(BaseModel):
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={
-            "examples": [
-                {
-                    "query": "How high is Mont Blanc?",
-                    "documents": ["Mont Blanc rises to 4,806 metres.", {"text": "The Rhine is a river."}],
-                    "top_n": 1,
-                }
-            ]
-        },
-    )
-
-    query: str = Field(min_length=1)
-    documents: list[Document] = Field(min_length=1, description="Texts, or objects with `text` and maybe `title`.")
-    top_n: int | None = Field(None, ge=0, description="How many results; null or 0 means all.")
-    return_documents: bool | None = Field(None, description="Give the texts back; false if null.")
-    model: str | None = Field(None, description="Accepted for other rerankers' clients; one model is served.")
-    cache: bool = Field(True, description="False neither reads nor writes any cache.")
-    deadline_ms: int | None = Field(None, ge=1, description=_DEADLINE)
-    priority: Annotated[PriorityName, BeforeValidator(_priority_name, json_schema_input_type=PriorityName | int)] = (
-        Field("interactive", description=f"{_PRIORITY} Of numbers, which other clients send, those above 0 are `bulk`.")
-    )
-    allow_partial: bool = Field(
-        False, description="Whether the documents that were scored by the deadline will do; otherwise it is a 504."
-    )
-
-
-class ReturnedDocument(BaseModel):
-    text: str
-
-
-class RerankResult(BaseModel):
-    index: int = Field(ge=0, description="Position in the request's `documents`.")
-    relevance_score: Score
-    document: ReturnedDocument | None = None
-
-
-class RerankMeta(BaseModel):
-    prompt: str = Field(description="The prompt set that was used.")
-    timings_ms: dict[str, float]
-    pairs_unscored: int = Field(
-        description="Pairs without a score, not in `results`: the best `top_n` were settled before them, or the time "
-        "was over (then `degraded` says so)."
-    )
-
-
-class RerankResponse(BaseModel):
-    id: str = Field(description="The request id.")
-    object: Literal["list"] = "list"
-    model: str
-    results: list[RerankResult] = Field(
-        description="The documents that were scored, best first; equal scores in the order of the request."
-    )
-    degraded: list[Degradation] = Field(
-        description="`rerank_partial`: the time was over before all were scored; see `allow_partial`."
-    )
-    usage: UsageBody
-    meta: RerankMeta
-
-
 class ErrorDetail(BaseModel):
     type: str
     code: str
@@ -210,6 +127,7 @@ class ErrorBody(BaseModel):
     message: str
     detail: str
     error: ErrorDetail
+    id: str | None = Field(description="The request id, as Cohere's clients look for it.")
     request_id: str | None
 
 

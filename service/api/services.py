@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from service.core.prompts import PromptSet
 from service.metrics import Metrics
 from service.pipeline import Pipeline
-from service.ports import NO_TRACER, Scorer, Tracer
+from service.ports import NO_TRACER, DocumentCutter, Scorer, Tracer
 from service.settings import Settings
 
 
@@ -30,6 +30,7 @@ class Services:
     metrics: Metrics
     prompts: PromptSet
     scorer: Scorer
+    cutter: DocumentCutter
     pipeline: Pipeline
     model: str
     index_version: str

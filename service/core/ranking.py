@@ -1,6 +1,7 @@
 """Orders: which passages are kept, and where they stand."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from service.types import RetrievedPassage, Score, ScoredPassage
 
@@ -9,6 +10,16 @@ def order_by_relevance(scores: Sequence[Score | None]) -> list[int]:
     """Indices of what has a score, by falling relevance; equal scores keep their order. O(n log n)."""
     scored = [(-score.relevance, index) for index, score in enumerate(scores) if score is not None]
     return [index for _, index in sorted(scored)]
+
+
+def best_of_parts(scores: Sequence[Score | None], parts: Sequence[int]) -> list[Score | None]:
+    """The best score of each document's parts, which are `parts[i]` successive ones of `scores`; None if none has any.
+
+    The score of a part is a lower bound of its document's, so that one that has no score yet changes no other.
+    """
+    remaining = iter(scores)
+    found = [[score for score in islice(remaining, num_parts) if score is not None] for num_parts in parts]
+    return [max(known, key=lambda score: score.relevance, default=None) for known in found]
 
 
 def is_part_of(passage_id: str, document_id: str) -> bool:

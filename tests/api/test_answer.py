@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.routes import is_no_store
+from service.api.asking import is_no_store
 from service.app import create_app
 from service.errors import DeadlineError, EngineError
 from service.settings import Settings

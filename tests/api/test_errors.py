@@ -28,7 +28,7 @@ def assert_error(response: httpx.Response, kind: type[RankRAGError], *, message:
     body = response.json()
     assert response.status_code == kind.status
     assert response.headers["Content-Type"] == "application/json"
-    assert set(body) == {"message", "detail", "error", "request_id"}
+    assert set(body) == {"message", "detail", "error", "id", "request_id"}
     assert set(body["error"]) == {"type", "code", "message", "param", "limit"}
     assert body["message"] == body["detail"] == body["error"]["message"] != ""
     assert (body["error"]["type"], body["error"]["code"]) == (kind.__name__, kind.code)
@@ -155,10 +155,18 @@ def test_openapi_rows_share_a_status_and_name_the_codes() -> None:
     assert rows[503]["description"] == "`engine_unavailable`, `engine_overloaded`"
 
 
-@pytest.mark.parametrize("path", ["/answer", "/rerank"])
-def test_openapi_has_the_one_shape_for_every_error(app: FastAPI, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("/answer", "ErrorBody"),
+        ("/rerank", "EitherErrorBody"),
+        ("/v1/rerank", "ErrorBody"),
+        ("/v2/rerank", "ErrorBody"),
+    ],
+)
+def test_openapi_has_the_one_shape_for_every_error(app: FastAPI, path: str, model: str) -> None:
     responses = app.openapi()["paths"][path]["post"]["responses"]
     errors = {status: response for status, response in responses.items() if status != "200"}
     assert {"413", "422", "429", "500", "502", "503", "504"} <= set(errors)
     for response in errors.values():
-        assert response["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+        assert response["content"]["application/json"]["schema"]["$ref"].endswith(f"/{model}")

@@ -12,7 +12,7 @@ from tests.fakes import FakeServices, client_of
 
 LIMITS = LimitSettings(
     max_question_chars=10, max_document_chars=20, max_documents=3, max_body_bytes=2000, max_top_n=7, max_top_k=4,
-    max_answer_tokens=5, max_filters=2, max_deadline_ms=5000,
+    max_answer_tokens=5, max_filters=2, max_deadline_ms=5000, max_chunks=9,
 )  # fmt: skip
 
 
@@ -21,6 +21,7 @@ def app(fakes: FakeServices) -> FastAPI:
     return create_app(Settings(limits=LIMITS), fakes.open)
 
 
+CHUNKED = {"query": "q", "max_tokens_per_doc": 1, "long_documents": "max_chunk"}
 CASES = [
     ("/answer", lambda n: {"question": "q" * n}, "question", 10, 422),
     ("/answer", lambda n: {"question": "q", "top_n": n}, "top_n", 7, 422),
@@ -40,6 +41,7 @@ CASES = [
     ("/rerank", lambda n: {"query": "q" * n, "documents": ["d"]}, "query", 10, 422),
     ("/rerank", lambda n: {"query": "q", "documents": ["d"], "deadline_ms": n}, "deadline_ms", 5000, 422),
     ("/rerank", lambda n: {"query": "q", "documents": ["d"] * n}, "documents", 3, 413),
+    ("/rerank", lambda n: {**CHUNKED, "documents": ["d d d", "d " * (n - 3)]}, "documents", 9, 413),
     ("/rerank", lambda n: {"query": "q", "documents": ["d", "d" * n]}, "documents.1", 20, 422),
     ("/rerank", lambda n: {"query": "q", "documents": [{"text": "d" * n}]}, "documents.0", 20, 422),
     ("/rerank", lambda n: {"query": "q", "documents": [{"text": "d", "title": "t" * (n - 1)}]}, "documents.0", 20, 422),

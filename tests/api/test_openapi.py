@@ -16,6 +16,8 @@ from tests.fuzzing import give_time
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Settings(), FakeServices().open))
 
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+
 # What the document can't say: "5" is taken for 5 and 0 for false, for lenient clients; limits are settings.
 UNSAID: list[CheckFunction] = [negative_data_rejection, positive_data_acceptance]
 
@@ -29,10 +31,12 @@ def test_responses_conform_to_the_document(case: schemathesis.Case[Any]) -> None
 
 async def test_document_names_every_path(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/answer", "/rerank", "/livez", "/readyz", "/metrics"}
+    assert set(document["paths"]) == {"/answer", *RERANK_PATHS, "/v1/models", "/livez", "/readyz", "/metrics"}
 
 
-@pytest.mark.parametrize(("path", "body"), [("/answer", "AnswerRequest"), ("/rerank", "RerankRequest")])
+@pytest.mark.parametrize(
+    ("path", "body"), [("/answer", "AnswerRequest"), *((path, "RerankRequest") for path in RERANK_PATHS)]
+)
 async def test_document_tells_how_to_ask_for_time_and_turn(client: httpx.AsyncClient, path: str, body: str) -> None:
     document = (await client.get("/openapi.json")).json()
     operation = document["paths"][path]["post"]
@@ -53,3 +57,13 @@ async def test_document_describes_parts_of_a_ranking(client: httpx.AsyncClient) 
         assert field in schemas[body]["required"]
         assert schemas[body]["properties"][field]["description"]
     assert "rerank_partial" in str(schemas["AnswerResponse"]["properties"]["degraded"])
+
+
+@pytest.mark.parametrize("path", RERANK_PATHS)
+async def test_examples_in_the_document_work(client: httpx.AsyncClient, path: str) -> None:
+    document = (await client.get("/openapi.json")).json()
+    examples = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    assert len(examples) == (4 if path == "/rerank" else 3)
+    for example in examples.values():
+        response = await client.post(path, json=example["value"])
+        assert response.status_code == 200, response.text

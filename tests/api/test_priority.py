@@ -11,6 +11,7 @@ from tests.fakes import FakeServices
 
 ANSWER: dict[str, Any] = {"question": "mont blanc rises"}
 RERANK: dict[str, Any] = {"query": "mont blanc rises", "documents": ["The Rhine is a river.", "Mont Blanc rises."]}
+ASKED = [("/answer", ANSWER), ("/rerank", RERANK)]
 FULL = OverloadedError("too many pairs wait", retry_after_s=7)
 
 
@@ -35,8 +36,13 @@ async def test_request_says_who_goes_first(
     assert fakes.scorer.priorities == [expected]
 
 
-@pytest.mark.parametrize(("path", "body"), [("/answer", ANSWER), ("/rerank", RERANK)])
-@pytest.mark.parametrize("priority", ["", "urgent", "BULK", True, 1.5, None])
+@pytest.mark.parametrize(
+    ("path", "body", "priority"),
+    [
+        *((path, body, priority) for path, body in ASKED for priority in ("", "urgent", "BULK", True, 1.5)),
+        ("/answer", ANSWER, None),  # to rerank clients null is as good as absent
+    ],
+)
 async def test_other_priorities_are_refused_by_name(
     client: httpx.AsyncClient, path: str, body: Any, priority: Any
 ) -> None:

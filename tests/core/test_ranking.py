@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.ranking import is_part_of, keep_best, keep_first, order_by_relevance
+from service.core.ranking import best_of_parts, is_part_of, keep_best, keep_first, order_by_relevance
 from service.types import Passage, RetrievedPassage, Score, ScoredPassage
 
 MAYBE_RELEVANCES = st.lists(st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0]) | st.floats(0, 1), max_size=30)
@@ -156,3 +156,14 @@ def test_time_that_ran_out_puts_the_unknown_between_the_good_and_the_bad() -> No
 )
 def test_part_of_a_document_carries_its_id(passage_id: str, expected: bool) -> None:
     assert is_part_of(passage_id, "a") is expected
+
+
+def test_a_document_is_as_relevant_as_its_best_part() -> None:
+    known = [Score(0.1, 0.9), Score(0.8, 0.5), Score(0.3, 0.9), None, Score(0.2, 0.7), None, None]
+    found = best_of_parts(known, [3, 2, 1, 1])
+    assert found == [Score(0.8, 0.5), Score(0.2, 0.7), None, None]
+
+
+def test_whole_documents_keep_their_scores() -> None:
+    known = [Score(0.1, 0.9), None, Score(0.3, 0.9)]
+    assert best_of_parts(known, [1, 1, 1]) == known
