@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from service.core.citations import cite
 from service.core.prompts import PromptSet
-from service.core.ranking import keep_best, keep_first
+from service.core.ranking import keep_best, keep_first, order_context
 from service.errors import DeadlineError, EngineError, IndexUnavailableError, OverloadedError, RerankGatedError
 from service.ports import (
     NO_TRACER,
@@ -21,7 +21,18 @@ from service.ports import (
     Tracer,
     VectorIndex,
 )
-from service.types import Answer, Degradation, Passage, Query, RetrievedPassage, ScoredPassage, Timings, Usage
+from service.types import (
+    NO_FILTER,
+    Answer,
+    Degradation,
+    Filter,
+    Passage,
+    Query,
+    RetrievedPassage,
+    ScoredPassage,
+    Timings,
+    Usage,
+)
 
 # Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
 SCORE_SHARE = 0.7
@@ -91,14 +102,16 @@ class Retriever:
 
     async def find(self, question: str, top_n: int) -> list[RetrievedPassage]:
         """The `top_n` nearest passages. Raises RetrievalError."""
-        return await self.index.search(await self.encoder.encode_query(question, use_cache=False), top_n, {})
+        return await self.index.search(await self.encoder.encode_query(question, use_cache=False), top_n, NO_FILTER)
 
-    async def search(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
+    async def search(
+        self, question: str, watch: Stopwatch, *, top_n: int, filters: Filter, use_cache: bool
+    ) -> list[RetrievedPassage]:
         with watch.stage("encode"):
-            vector = await self.encoder.encode_query(query.question, use_cache=query.use_cache)
+            vector = await self.encoder.encode_query(question, use_cache=use_cache)
         with watch.stage("search") as span:
-            found = await self.index.search(vector, query.top_n, query.filters)
-            span.set(top_n=query.top_n, num_found=len(found))
+            found = await self.index.search(vector, top_n, filters)
+            span.set(top_n=top_n, num_found=len(found))
         return found
 
 
@@ -129,6 +142,20 @@ class Pipeline:
                 if isinstance(event, Answer):
                     return event
         raise EngineError("the engine gave no answer")
+
+    async def search(
+        self, question: str, *, top_n: int, filters: Filter, use_cache: bool
+    ) -> tuple[list[RetrievedPassage], Timings]:
+        """Retrieval alone.
+
+        Raises:
+            RequestError: `filters` don't fit the index. IndexUnavailableError, RetrievalError: there is no result.
+        """
+        watch = Stopwatch(self.clock, self.tracer)
+        found = await self._open_retriever().search(
+            question, watch, top_n=top_n, filters=filters, use_cache=use_cache
+        )  # fmt: skip
+        return found, watch.timings()
 
     async def begin(self, query: Query) -> AsyncGenerator[Event, None]:
         """Everything that happens to one question, to be awaited as it happens; an Answer comes last.
@@ -168,7 +195,9 @@ class Pipeline:
     async def _retrieve(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
         if query.passages is not None:
             return in_given_order(query.passages)
-        return await self._open_retriever().search(query, watch)
+        return await self._open_retriever().search(
+            query.question, watch, top_n=query.top_n, filters=query.filters, use_cache=query.use_cache
+        )
 
     def _open_retriever(self) -> Retriever:
         if self.retriever is None:
@@ -206,7 +235,7 @@ class Pipeline:
         return now_s + SCORE_SHARE * (query.deadline_s - now_s)
 
     async def _generate(self, query: Query, kept: list[ScoredPassage], watch: Stopwatch) -> AsyncGenerator[Piece, None]:
-        passages = [scored.passage for scored in _context(kept)]
+        passages = [scored.passage for scored in order_context(_context(kept), query.context_order)]
         pieces = self.generator.generate(
             query.question, passages, max_tokens=query.max_tokens, deadline_s=query.deadline_s
         )

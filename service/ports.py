@@ -9,7 +9,7 @@ from typing import Final, NewType, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Usage
 
 Vector = NDArray[np.float32]
 
@@ -26,7 +26,7 @@ class VectorIndex(Protocol):
         """Digest of the index's content: equal versions hold equal passages and vectors."""
         ...
 
-    async def search(self, vector: Vector, top_n: int, filters: Filters) -> list[RetrievedPassage]:
+    async def search(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
         """At most `top_n` passages that pass `filters`, best first, ties by position in the index.
 
         Raises:
@@ -115,7 +115,7 @@ class Generator(Protocol):
     def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
     ) -> AsyncGenerator[Piece, None]:
-        """Answer from `passages`, best first, at temperature 0.
+        """Answer from `passages`, in the order given, at temperature 0.
 
         Raises:
             RequestError: the question alone is too long for the checkpoint.

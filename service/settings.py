@@ -191,7 +191,8 @@ class LimitSettings(_Section):
     max_top_n: PositiveInt = Field(200, description="Passages retrieved, or given, for one question.")
     max_top_k: PositiveInt = Field(20, description="Passages kept for one answer.")
     max_answer_tokens: PositiveInt = Field(512, description="Tokens of one answer.")
-    max_filters: PositiveInt = Field(16, description="Metadata fields in `filters`.")
+    max_filters: PositiveInt = Field(16, description="Conditions in `filters`.")
+    max_filter_depth: PositiveInt = Field(8, description="Levels of `and`, `or` and `not` in `filters`.")
     max_deadline_ms: PositiveInt = Field(60_000, description="Milliseconds in `deadline_ms` or `X-Deadline-Ms`.")
 
 

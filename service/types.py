@@ -3,11 +3,54 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 MetadataValue: TypeAlias = str | int | float | bool | None
 Metadata: TypeAlias = Mapping[str, MetadataValue]
-Filters: TypeAlias = Mapping[str, MetadataValue | Sequence[MetadataValue]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The field's value is one of `values`; None is a value, too: that of passages without the field."""
+
+    field: str
+    values: tuple[MetadataValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The field's value is above or under `value`, or equal to it. Passages without the field don't pass."""
+
+    field: str
+    op: Literal["gt", "gte", "lt", "lte"]
+    value: str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """All `parts` pass; of none, everything does."""
+
+    parts: "tuple[Filter, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """At least one of `parts` passes."""
+
+    parts: "tuple[Filter, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """`part` doesn't pass."""
+
+    part: "Filter"
+
+
+Filter: TypeAlias = AnyOf | Bound | Every | Some | Not
+"""What a passage's metadata must be."""
+
+NO_FILTER: Final = Every(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +166,7 @@ class Timings:
     total_s: float | None = None
 
 
+ContextOrder: TypeAlias = Literal["rank", "reverse", "edges"]
 Degradation: TypeAlias = Literal["rerank_skipped", "rerank_partial", "rerank_gated", "context_truncated"]
 
 
@@ -147,11 +191,12 @@ class Query:
     top_k: int
     max_tokens: int
     deadline_s: float
-    filters: Filters = field(default_factory=dict)
+    filters: Filter = NO_FILTER
     use_cache: bool = True
     min_relevance: float = 0.0
     priority: Priority = Priority.ANSWER
     passages: tuple[Passage, ...] | None = None
+    context_order: ContextOrder = "rank"
 
 
 @dataclass(frozen=True, slots=True)

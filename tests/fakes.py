@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
 from service.ports import NO_TRACER, Piece, Scores, Tracer, Vector
 from service.settings import Settings
-from service.types import Answer, Filters, Passage, Priority, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Usage
 
 Relevance = Callable[[str, Passage], float]
 
@@ -65,9 +65,9 @@ class FakeIndex:
     error: Exception | None = None
     meanwhile: Callable[[], None] = nothing_happens
     version: str = "index-1"
-    calls: list[tuple[int, Filters]] = field(default_factory=list)
+    calls: list[tuple[int, Filter]] = field(default_factory=list)
 
-    async def search(self, vector: Vector, top_n: int, filters: Filters) -> list[RetrievedPassage]:
+    async def search(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
         assert vector.dtype == np.float32
         self.calls.append((top_n, filters))
         self.meanwhile()

@@ -18,6 +18,7 @@ from service.errors import (
 from service.pipeline import SCORE_SHARE, Delta, Event, Reranked, Retrieved
 from service.types import Answer, Citation, Passage, Priority, Query, Timings, Usage
 from tests.fakes import EIGER, MONT_BLANC, PASSAGES, RHINE, FakeServices
+from tests.filtering import where
 
 QUERY = Query("mont blanc rises", top_n=3, top_k=2, max_tokens=8, deadline_s=110.0)
 ABSTENTION = "Sorry. I cannot find the answer based on the context."
@@ -237,8 +238,8 @@ async def test_without_the_cache_none_is_touched() -> None:
 
 async def test_filters_and_top_n_reach_the_index() -> None:
     fakes = FakeServices()
-    await answer_of(fakes, replace(QUERY, top_n=2, filters={"kind": "river"}))
-    assert fakes.index.calls == [(2, {"kind": "river"})]
+    await answer_of(fakes, replace(QUERY, top_n=2, filters=where({"kind": "river"})))
+    assert fakes.index.calls == [(2, where({"kind": "river"}))]
     assert fakes.scorer.calls == [(QUERY.question, (RHINE, MONT_BLANC))]
 
 

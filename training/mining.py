@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from service.adapters.index_directory import MANIFEST, Corpus, build_index, embedded_text, open_index
 from service.evaluation.squad import normalise
-from service.types import Passage
+from service.types import NO_FILTER, Passage
 from training.answers import holds_answer
 from training.config import Mining
 from training.records import Question, Rows, distinct
@@ -111,7 +111,7 @@ def search_dense(corpus: Sequence[Passage], questions: Sequence[str], mining: Mi
         found = []
         for start in tqdm(range(0, len(questions), _BATCH), desc="index", unit="batch", disable=None):
             vectors = opened.encoder.encode(questions[start : start + _BATCH])
-            searches = [opened.index.search(vector, mining.depth, {}) for vector in vectors]
+            searches = [opened.index.search(vector, mining.depth, NO_FILTER) for vector in vectors]
             found += [[hit.passage for hit in hits] for hits in await asyncio.gather(*searches)]
         return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.adapters.passage_store import PassageStore
 from service.errors import ConfigError, RetrievalError
 from service.ports import Vector
-from service.types import Filters, RetrievedPassage
+from service.types import NO_FILTER, Filter, RetrievedPassage
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +56,13 @@ class FaissIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
-    async def search(self, vector: Vector, top_n: int, filters: Filters) -> list[RetrievedPassage]:
+    async def search(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
         return await asyncio.to_thread(self._search, vector, top_n, filters)
 
-    def _search(self, vector: Vector, top_n: int, filters: Filters) -> list[RetrievedPassage]:
+    def _search(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
         faiss.omp_set_num_threads(1)  # per thread: parallel over requests, not inside one
         count = min(top_n, len(self))
-        rows = self._passages.matching(filters) if filters else None
+        rows = None if filters == NO_FILTER else self._passages.matching(filters)
         count = min(count, len(self) if rows is None else len(rows))
         if count == 0:
             return []
@@ -87,7 +87,10 @@ class FaissIndex:
     def _nearest(self, vectors: Any, count: int, rows: NDArray[np.int64] | None) -> Any:
         if rows is None:
             return self._index.search(vectors, count)
-        chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(rows))  # type: ignore[call-arg]
+        is_chosen = np.zeros(len(self), dtype=bool)
+        is_chosen[rows] = True
+        bitmap = np.packbits(is_chosen, bitorder="little")
+        chosen = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))  # type: ignore[call-arg, arg-type]
         return self._cpu.search(vectors, count, params=chosen)
 
     def _retrieved(self, distances: NDArray[np.float32], rows: NDArray[np.int64], count: int) -> list[RetrievedPassage]:

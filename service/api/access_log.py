@@ -9,7 +9,7 @@ from service.api.services import Services
 from service.metrics import stages
 from service.pipeline import degradation
 from service.ports import Scores
-from service.types import Answer, Degradation, Passage, Timings, Usage
+from service.types import Answer, Degradation, Passage, RetrievedPassage, Timings, Usage
 
 _TOLD: Final = "rankrag.told"
 
@@ -43,6 +43,16 @@ def note_scores(
     tell(scope, **_work(timings, degraded, scored.usage))
     if services.settings.log.text:
         tell(scope, question=question, passages=_texts(passages))
+
+
+def note_search(
+    scope: Scope, query: str, found: Iterable[RetrievedPassage], timings: Timings, services: Services
+) -> None:  # fmt: skip
+    """The same for a /search."""
+    services.metrics.observe_timings(timings)
+    tell(scope, timings_ms=timings_ms(timings))
+    if services.settings.log.text:
+        tell(scope, question=query, passages=_texts(one.passage for one in found))
 
 
 def timings_ms(timings: Timings) -> dict[str, float]:

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.access_log import tell
 from service.api.dialects import Dialect, dialect_of
+from service.api.filters import TAGS
 from service.api.rerank_schemas import TextsErrorBody, TextsErrorType
 from service.api.schemas import ErrorBody, ErrorDetail
 from service.errors import (
@@ -75,7 +76,8 @@ def as_service_error(exc: Exception) -> RankRAGError:
     return RankRAGError("internal error; the log has the details under this request id")
 
 
-_TAGS: Final = ("string", "object", "by_documents", "by_texts")  # of unions, which pydantic names among the fields
+# Of unions, which pydantic names among the fields.
+_TAGS: Final = ("string", "object", "by_documents", "by_texts", *TAGS)
 
 
 def _http_error(exc: HTTPException) -> RankRAGError:

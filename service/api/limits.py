@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from service.api.dialects import Ranking
-from service.api.schemas import AnswerRequest, GivenPassage
+from service.api.filters import check_filters
+from service.api.schemas import AnswerRequest, GivenPassage, SearchRequest
 from service.errors import RequestError, TooLargeError
 from service.settings import LimitSettings
 
@@ -14,7 +15,7 @@ def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
     _check_number("top_n", request.top_n, limits.max_top_n)
     _check_number("top_k", request.top_k, limits.max_top_k)
     _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
-    _check_number("filters", len(request.filters or {}), limits.max_filters)
+    check_filters(request.filters, limits)
     _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
     if request.passages is not None:
         _check_given(request, request.passages, limits)
@@ -30,6 +31,14 @@ def _check_given(request: AnswerRequest, passages: Sequence[GivenPassage], limit
         if not passage.text.strip():
             raise RequestError(f"passages.{number}.text: must not be blank", field=f"passages.{number}.text")
         _check_length(f"passages.{number}", passage.text + (passage.title or ""), limits.max_document_chars)
+
+
+def check_search(request: SearchRequest, limits: LimitSettings) -> None:
+    """Raises RequestError for the first field over its limit."""
+    _check_text("query", request.query, limits.max_question_chars)
+    _check_number("top_n", request.top_n, limits.max_top_n)
+    _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
+    check_filters(request.filters, limits)
 
 
 def check_rerank(ranking: Ranking, deadline_ms: int | None, limits: LimitSettings) -> None:

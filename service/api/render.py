@@ -1,7 +1,7 @@
 """The service's values as HTTP bodies, headers and events."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -18,7 +18,9 @@ from service.api.errors import as_service_error, error_body
 from service.api.schemas import (
     AnswerResponse,
     CitationBody,
+    FoundPassage,
     PassageBody,
+    SearchResponse,
     SourceBody,
     UsageBody,
 )
@@ -84,6 +86,24 @@ def usage_body(usage: Usage) -> UsageBody:
 def server_timing(timings: Timings) -> str:
     """The `Server-Timing` header: https://www.w3.org/TR/server-timing/"""
     return ", ".join(f"{name};dur={ms}" for name, ms in timings_ms(timings).items())
+
+
+def search_body(found: Sequence[RetrievedPassage], timings: Timings, services: Services) -> SearchResponse:
+    return SearchResponse(
+        results=[
+            FoundPassage(
+                id=one.passage.id,
+                title=one.passage.title,
+                text=one.passage.text,
+                retrieval_score=one.retrieval_score,
+                retrieval_rank=one.retrieval_rank,
+                metadata=dict(one.passage.metadata),
+            )
+            for one in found
+        ],
+        index_version=services.index_version,
+        timings_ms=timings_ms(timings),
+    )
 
 
 async def sse_events(

@@ -1,19 +1,27 @@
-"""/answer: parse, call, render."""
+"""/answer and /search: parse, call, render."""
 
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 
-from service.api.access_log import note_answer
+from service.api.access_log import note_answer, note_search
 from service.api.asking import CacheControl, DeadlineHeader, bounds, deadline_of, is_no_store
 from service.api.deadline import Deadline
 from service.api.errors import ENGINE_ERRORS, error_rows
-from service.api.limits import check_answer
-from service.api.render import answer_body, json_response, sse_events
-from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage
+from service.api.filters import as_filter
+from service.api.limits import check_answer, check_search
+from service.api.render import answer_body, json_response, search_body, sse_events
+from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage, SearchRequest, SearchResponse
 from service.api.services import Services, ServicesDep
-from service.errors import IndexUnavailableError, RequestError, RetrievalError, TooLargeError
+from service.errors import (
+    DeadlineError,
+    IndexUnavailableError,
+    RankRAGError,
+    RequestError,
+    RetrievalError,
+    TooLargeError,
+)
 from service.types import Passage, Priority, Query
 
 router = APIRouter()
@@ -48,6 +56,30 @@ async def answer(
     return json_response(answer_body(result, services), result.timings)
 
 
+@router.post(
+    "/search",
+    response_model=SearchResponse,
+    responses=error_rows(
+        RequestError, TooLargeError, IndexUnavailableError, RetrievalError, DeadlineError, RankRAGError
+    ),
+    summary="Find passages in the index, without reranking",
+)
+async def search(
+    request: Request, body: SearchRequest, services: ServicesDep,
+    cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
+) -> Response:  # fmt: skip
+    """The retriever alone: what /answer would score, in the retriever's order. No engine is needed."""
+    check_search(body, services.settings.limits)
+    deadline = deadline_of(body.deadline_ms, x_deadline_ms, services)
+    async with bounds(request, deadline, services):
+        found, timings = await services.pipeline.search(
+            body.query.strip(), top_n=body.top_n or services.settings.top_n, filters=as_filter(body.filters),
+            use_cache=body.cache and not is_no_store(cache_control),
+        )  # fmt: skip
+    note_search(request.scope, body.query, found, timings, services)
+    return json_response(search_body(found, timings, services), timings)
+
+
 def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store: bool) -> Query:
     settings = services.settings
     return Query(
@@ -57,7 +89,8 @@ def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store
         max_tokens=body.max_tokens or settings.max_tokens,
         min_relevance=settings.min_relevance if body.min_relevance is None else body.min_relevance,
         deadline_s=deadline.at_s,
-        filters=body.filters or {},
+        filters=as_filter(body.filters),
+        context_order=body.context_order,
         use_cache=body.cache and not no_store,
         priority=_ANSWER_PRIORITIES[body.priority],
         passages=None if body.passages is None else given_passages(body.passages),

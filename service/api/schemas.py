@@ -4,13 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.types import Degradation
+from service.api.filters import Filters
+from service.types import ContextOrder, Degradation
 
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 FilterValue = str | bool | int | FiniteFloat | None
 Score = Annotated[float, Field(ge=0, le=1)]
 PriorityName = Literal["interactive", "bulk"]
 
+_FILTERS = (
+    "What the metadata of passages must be; applied within the search, so that `top_n` of those that pass are found."
+)
 PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactive` work where the engine is busy."
 DEADLINE = "Milliseconds the request has before it ends with a 504; goes before `X-Deadline-Ms`."
 
@@ -31,6 +35,10 @@ class AnswerRequest(BaseModel):
             "examples": [
                 {"question": "How high is Mont Blanc?", "top_n": 20, "top_k": 5},
                 {
+                    "question": "Which of them is the highest?",
+                    "filters": {"family": ["mountain", "volcano"], "not": {"country": "France"}},
+                },
+                {
                     "question": "How high is Mont Blanc?",
                     "passages": [
                         {"id": "rhine", "title": "Rhine", "text": "The Rhine is a river."},
@@ -44,9 +52,7 @@ class AnswerRequest(BaseModel):
     question: str = Field(min_length=1, description="What is asked.")
     top_n: int | None = Field(None, ge=1, description="Passages to retrieve and score; the service's default if null.")
     top_k: int | None = Field(None, ge=1, description="Passages to keep for the answer, at most `top_n`.")
-    filters: dict[str, FilterValue | list[FilterValue]] | None = Field(
-        None, description="Metadata that passages must have: a value, or a list of which one must match."
-    )
+    filters: Filters | None = Field(None, description=_FILTERS)
     passages: list[GivenPassage] | None = Field(
         None,
         min_length=1,
@@ -56,11 +62,52 @@ class AnswerRequest(BaseModel):
     min_relevance: float | None = Field(
         None, ge=0, le=1, description="Kept passages that score less stay out of the answer's prompt, unless all do."
     )
+    context_order: ContextOrder = Field(
+        "rank",
+        description="How the passages stand in the answer's prompt: the best first, the best last (`reverse`), or the "
+        "best at both ends (`edges`), since models read the middle of a long context least well.",
+    )
     max_tokens: int | None = Field(None, ge=1, description="Longest answer, in tokens.")
     stream: bool = Field(False, description="Answer with server-sent events as things happen.")
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
     deadline_ms: int | None = Field(None, ge=1, description=DEADLINE)
     priority: PriorityName = Field("interactive", description=PRIORITY)
+
+
+class SearchRequest(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"query": "How high is Mont Blanc?", "top_n": 20},
+                {
+                    "query": "long bridges",
+                    "filters": {"family": "bridge", "or": [{"year": {"gte": 1900, "lt": 2000}}, {"year": None}]},
+                },
+            ]
+        },
+    )
+
+    query: str = Field(min_length=1)
+    top_n: int | None = Field(None, ge=1, description="Passages to retrieve; the service's default if null.")
+    filters: Filters | None = Field(None, description=_FILTERS)
+    cache: bool = Field(True, description="False neither reads nor writes any cache.")
+    deadline_ms: int | None = Field(None, ge=1, description=DEADLINE)
+
+
+class FoundPassage(BaseModel):
+    id: str
+    title: str
+    text: str
+    retrieval_score: float | None
+    retrieval_rank: int = Field(ge=1)
+    metadata: dict[str, Any]
+
+
+class SearchResponse(BaseModel):
+    results: list[FoundPassage] = Field(description="Best first; equal scores by position in the index.")
+    index_version: str
+    timings_ms: dict[str, float]
 
 
 class SourceBody(BaseModel):

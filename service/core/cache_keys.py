@@ -57,12 +57,9 @@ class CacheKeys:
     def answer(self, query: Query) -> str:
         return digest(
             "answer", self.checkpoint, self.prompts, self.index, self.encoder, self.gate, query.question,
-            query.top_n, query.top_k, query.max_tokens, query.min_relevance, sorted_filters(query), _given(query),
+            query.top_n, query.top_k, query.max_tokens, query.min_relevance, repr(query.filters), query.context_order,
+            _given(query),
         )  # fmt: skip
-
-
-def sorted_filters(query: Query) -> list[tuple[str, Any]]:
-    return sorted(query.filters.items(), key=lambda item: item[0])
 
 
 def _given(query: Query) -> list[Any] | None:

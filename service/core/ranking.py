@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice
 
-from service.types import RetrievedPassage, Score, ScoredPassage
+from service.types import ContextOrder, RetrievedPassage, Score, ScoredPassage
 
 
 def order_by_relevance(scores: Sequence[Score | None]) -> list[int]:
@@ -54,6 +54,21 @@ def keep_best(
         )
         for rank, index in enumerate(ranking[:top_k], start=1)
     ]  # fmt: skip
+
+
+def order_context(kept: Sequence[ScoredPassage], order: ContextOrder) -> list[ScoredPassage]:
+    """As they shall stand in the prompt; `kept` is best first.
+
+    Models use the beginning and the end of a long context better than its middle (Liu et al. 2023, Lost in the
+    Middle): `edges` has the odd ranks falling from the front, the even ones from the back.
+    """
+    match order:
+        case "rank":
+            return list(kept)
+        case "reverse":
+            return list(kept[::-1])
+        case "edges":
+            return [*kept[::2], *kept[1::2][::-1]]
 
 
 def keep_first(retrieved: Sequence[RetrievedPassage], top_k: int) -> list[ScoredPassage]:

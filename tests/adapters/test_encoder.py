@@ -22,6 +22,7 @@ from service.adapters.index_directory import build_index, open_index, read_corpu
 from service.adapters.memory_cache import MemoryCache
 from service.core.cache_keys import CacheKeys
 from service.errors import ConfigError, RetrievalError
+from service.types import NO_FILTER
 
 KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
 
@@ -144,7 +145,7 @@ async def test_minilm_index_finds_the_passage_that_answers(tmp_path: Path, minil
     corpus = read_corpus(tmp_path / "corpus.jsonl", max_words=100, skip_bad=False)
     manifest = build_index(corpus, tmp_path / "index", EncoderConfig(), max_words=100)
     opened = open_index(tmp_path / "index", device="auto", encoder_device="cpu")
-    found = await opened.index.search(minilm.encode(["How high is the mountain?"])[0], 2, {})
+    found = await opened.index.search(minilm.encode(["How high is the mountain?"])[0], 2, NO_FILTER)
     assert found[0].passage.id == "0"
     first, second = (passage.retrieval_score for passage in found)
     assert first is not None

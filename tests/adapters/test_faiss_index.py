@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from service.adapters.faiss_index import FaissIndex, write_vectors
 from service.adapters.passage_store import MetadataTypes, PassageStore, write_passages
 from service.errors import ConfigError, RequestError
-from service.types import Filters, Passage, RetrievedPassage
+from service.types import NO_FILTER, Passage, RetrievedPassage
+from tests.filtering import where
 
 Vectors = NDArray[np.float32]
 METRICS: dict[str, Callable[[Vectors, Vectors], Vectors]] = {
@@ -49,14 +51,14 @@ def ids(found: list[RetrievedPassage]) -> list[str]:
     filters=st.sampled_from([{}, {"odd": True}, {"odd": [False, True]}]),
 )
 async def test_search_is_the_brute_force_order_with_ties_by_row(
-    metric: str, rows: list[tuple[int, int, int]], query: tuple[int, int, int], top_n: int, filters: Filters
+    metric: str, rows: list[tuple[int, int, int]], query: tuple[int, int, int], top_n: int, filters: dict[str, Any]
 ) -> None:
     vectors, vector = np.array(rows, dtype=np.float32), np.array(query, dtype=np.float32)
     scores = METRICS[metric](vectors, vector)
     allowed = [row for row in range(len(rows)) if row % 2 == 1 or filters != {"odd": True}]
     expected = sorted(allowed, key=lambda row: (-scores[row], row))[:top_n]
     with TemporaryDirectory() as directory:
-        found = await index_of(Path(directory), vectors, metric).search(vector, top_n, filters)
+        found = await index_of(Path(directory), vectors, metric).search(vector, top_n, where(filters))
     assert ids(found) == [str(row) for row in expected]
     assert [passage.retrieval_score for passage in found] == [scores[row] for row in expected]
     assert [passage.retrieval_rank for passage in found] == list(range(1, len(found) + 1))
@@ -64,30 +66,30 @@ async def test_search_is_the_brute_force_order_with_ties_by_row(
 
 async def test_many_ties_at_the_cut_keep_the_first_rows(tmp_path: Path) -> None:
     index = index_of(tmp_path, vectors_of(*[(1.0, 0.0)] * 500, (2.0, 0.0)))
-    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 4, {})) == ["500", "0", "1", "2"]
+    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 4, NO_FILTER)) == ["500", "0", "1", "2"]
 
 
 async def test_top_n_above_the_count_gives_all(tmp_path: Path) -> None:
     index = index_of(tmp_path, vectors_of((1.0, 0.0), (0.0, 1.0), (0.5, 0.5)))
-    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 100, {})) == ["0", "2", "1"]
-    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 100, {"odd": True})) == ["1"]
+    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 100, NO_FILTER)) == ["0", "2", "1"]
+    assert ids(await index.search(vectors_of((1.0, 0.0))[0], 100, where({"odd": True}))) == ["1"]
 
 
 async def test_filter_that_nothing_passes_gives_nothing(tmp_path: Path) -> None:
     index = index_of(tmp_path, vectors_of((1.0, 0.0)))
-    assert await index.search(vectors_of((1.0, 0.0))[0], 5, {"odd": True}) == []
+    assert await index.search(vectors_of((1.0, 0.0))[0], 5, where({"odd": True})) == []
 
 
 async def test_wrong_filter_is_a_request_error(tmp_path: Path) -> None:
     index = index_of(tmp_path, vectors_of((1.0, 0.0)))
     with pytest.raises(RequestError, match=r"filters\.colour"):
-        await index.search(vectors_of((1.0, 0.0))[0], 5, {"colour": "red"})
+        await index.search(vectors_of((1.0, 0.0))[0], 5, where({"colour": "red"}))
 
 
 async def test_vector_from_a_cache_can_be_searched_with(tmp_path: Path) -> None:
     index = index_of(tmp_path, vectors_of((1.0, 0.0), (0.0, 1.0)))
     read_only = np.frombuffer(vectors_of((0.0, 1.0)).tobytes(), dtype=np.float32)
-    assert ids(await index.search(read_only, 1, {})) == ["1"]
+    assert ids(await index.search(read_only, 1, NO_FILTER)) == ["1"]
 
 
 def test_it_knows_its_size_version_and_device(tmp_path: Path) -> None:

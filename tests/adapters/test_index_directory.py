@@ -17,7 +17,7 @@ from service.adapters.encoder import EncoderConfig
 from service.adapters.index_directory import Corpus, Manifest, build_index, open_index, read_corpus, read_manifest
 from service.adapters.tokenizer import PromptTokenizer
 from service.errors import ConfigError, CorpusError, RetrievalError
-from service.types import Passage
+from service.types import NO_FILTER, Passage
 from tests.fake_vllm import prompt_tokenizer
 from tests.fakes import rankrag_prompts
 
@@ -179,7 +179,7 @@ ROWS = [{"id": "a", "text": "aaa"}, {"id": "b", "title": "bbb", "text": "b"}, {"
 async def test_built_index_opens_and_finds_what_was_put_in(tmp_path: Path) -> None:
     manifest = build(tmp_path, *ROWS)
     opened = open_index(tmp_path / "index", device="cpu", encoder_device=None)
-    found = await opened.index.search(opened.encoder.encode(["b"])[0], 1, {})
+    found = await opened.index.search(opened.encoder.encode(["b"])[0], 1, NO_FILTER)
     assert [passage.passage for passage in found] == [Passage("b", "b", "bbb")]
     assert found[0].retrieval_score == 4.0  # the title is encoded with the text
     assert opened.manifest == manifest == read_manifest(tmp_path / "index")
@@ -365,7 +365,7 @@ def test_directory_without_an_index_is_a_config_error(tmp_path: Path) -> None:
 
 async def found(tmp_path: Path, fingerprint: str | None) -> Passage:
     opened = open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=fingerprint)
-    (best,) = await opened.index.search(opened.encoder.encode(["b"])[0], 1, {})
+    (best,) = await opened.index.search(opened.encoder.encode(["b"])[0], 1, NO_FILTER)
     return best.passage
 
 

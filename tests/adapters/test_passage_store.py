@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, write_passages
 from service.adapters.token_store import TokenStore, write_tokens
 from service.errors import ConfigError, CorpusError, RequestError
-from service.types import Filters, Metadata, Passage
+from service.types import Filter, Metadata, Passage
 from tests.fake_vllm import prompt_tokenizer
+from tests.filtering import passes, where
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -62,7 +63,7 @@ def test_metadata_named_like_a_column_does_not_disturb_it(tmp_path: Path) -> Non
     store = store_of(tmp_path, {"id": "other", "text": 3, "meta.x": True, "": "empty"})
     passage = store.passages([0])[0]
     assert (passage.id, passage.text) == ("0", "text")
-    assert list(store.matching({"id": "other", "text": 3, "meta.x": True, "": "empty"})) == [0]
+    assert list(store.matching(where({"id": "other", "text": 3, "meta.x": True, "": "empty"}))) == [0]
 
 
 def test_file_is_opened_without_being_read(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_file_is_opened_without_being_read(tmp_path: Path) -> None:
 def test_more_rows_than_one_batch_keep_their_numbers(tmp_path: Path) -> None:
     store = stored(tmp_path, [Passage(str(number), "", "", {"odd": number % 2 == 1}) for number in range(70_000)])
     assert [passage.id for passage in store.passages([65_535, 65_536, 69_999])] == ["65535", "65536", "69999"]
-    assert len(store.matching({"odd": True})) == 35_000
+    assert len(store.matching(where({"odd": True}))) == 35_000
 
 
 def test_passages_come_with_their_token_ids_where_there_are_any(tmp_path: Path) -> None:
@@ -110,44 +111,54 @@ ROWS = st.lists(
     st.fixed_dictionaries({}, optional={name: st.one_of(st.none(), values) for name, values in VALUES.items()}),
     max_size=12,
 )
-FILTERS = st.fixed_dictionaries(
-    {},
-    optional={
-        name: st.one_of(st.none(), values, st.lists(st.one_of(st.none(), values), max_size=3))
-        for name, values in VALUES.items()
-    },
+MAYBE = {name: st.one_of(st.none(), values) for name, values in VALUES.items()}
+BOUNDS = {
+    name: st.fixed_dictionaries({}, optional=dict.fromkeys(("gt", "gte", "lt", "lte"), VALUES[name])).filter(bool)
+    for name in ("text", "number")
+}
+CONDITIONS = {
+    name: st.one_of(values, st.lists(values, max_size=3), st.fixed_dictionaries({"in": st.lists(values, max_size=3)}))
+    | BOUNDS.get(name, st.nothing())
+    for name, values in MAYBE.items()
+}
+FILTERS = st.recursive(
+    st.fixed_dictionaries({}, optional=CONDITIONS),
+    lambda parts: st.fixed_dictionaries(
+        {},
+        optional={
+            "and": st.lists(parts, min_size=1, max_size=3),
+            "or": st.lists(parts, min_size=1, max_size=3),
+            "not": parts,
+            **CONDITIONS,
+        },
+    ),
+    max_leaves=6,
 )
 EVERY_FIELD: Metadata = {"text": "c", "number": 99, "flag": False}
 
 
-def passes(metadata: Metadata, filters: Filters) -> bool:
-    return all(
-        metadata.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in filters.items()
-    )
-
-
-@settings(max_examples=120)
-@given(ROWS, FILTERS)
-def test_matching_rows_are_those_of_brute_force(rows: list[Metadata], filters: Filters) -> None:
+@settings(max_examples=200)
+@given(ROWS, FILTERS.map(where))
+def test_matching_rows_are_those_of_brute_force(rows: list[Metadata], filter_: Filter) -> None:
     rows = [EVERY_FIELD, *rows]
     with TemporaryDirectory() as directory:
-        found = store_of(Path(directory), *rows).matching(filters)
-    assert found.tolist() == [number for number, row in enumerate(rows) if passes(row, filters)]
+        found = store_of(Path(directory), *rows).matching(filter_)
+    assert found.tolist() == [number for number, row in enumerate(rows) if passes(row, filter_)]
 
 
 @pytest.mark.parametrize(("stored", "wanted"), [(-0.0, 0), (0, -0.0), (0.0, -0.0), (-0.0, 0.0)])
 def test_zero_is_zero_whatever_its_sign(tmp_path: Path, stored: float, wanted: float) -> None:
-    assert store_of(tmp_path, {"number": stored}).matching({"number": wanted}).tolist() == [0]
+    assert store_of(tmp_path, {"number": stored}).matching(where({"number": wanted})).tolist() == [0]
 
 
 @pytest.mark.parametrize(
     ("filters", "message"), [({"kind": "a"}, "there are: flag, number, text"), ({"": 1}, "there are")]
 )
 def test_field_that_no_passage_has_is_a_request_error_that_lists_the_fields(
-    tmp_path: Path, filters: Filters, message: str
+    tmp_path: Path, filters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        store_of(tmp_path, EVERY_FIELD).matching(filters)
+        store_of(tmp_path, EVERY_FIELD).matching(where(filters))
     assert caught.value.field == f"filters.{next(iter(filters))}"
 
 
@@ -159,26 +170,50 @@ WRONG_TYPES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
 def test_value_of_another_type_is_a_request_error(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(RequestError, match=rf"filters\.{name} compares with"):
-        store_of(tmp_path, EVERY_FIELD).matching({name: value})
+        store_of(tmp_path, EVERY_FIELD).matching(where({name: value}))
 
 
 def test_remembered_filter_is_not_taken_for_an_equal_one_of_another_type(tmp_path: Path) -> None:
     store = store_of(tmp_path, {"number": 1, "flag": True})
-    assert store.matching({"number": 1}).tolist() == [0]
+    assert store.matching(where({"number": 1})).tolist() == [0]
     with pytest.raises(RequestError):
-        store.matching({"number": True})
-    assert store.matching({"flag": True}).tolist() == [0]
+        store.matching(where({"number": True}))
+    assert store.matching(where({"flag": True})).tolist() == [0]
     with pytest.raises(RequestError):
-        store.matching({"flag": 1})
+        store.matching(where({"flag": 1}))
 
 
-def test_number_beyond_all_floats_matches_nothing(tmp_path: Path) -> None:
-    assert store_of(tmp_path, {"number": 1}).matching({"number": 10**400}).tolist() == []
+@pytest.mark.parametrize(
+    ("wanted", "rows"), [(10**400, []), ({"lt": 10**400}, [0]), ({"gt": -(10**400)}, [0]), ({"lt": -(10**400)}, [])]
+)
+def test_number_beyond_all_floats_is_beyond_all_numbers(tmp_path: Path, wanted: Any, rows: list[int]) -> None:
+    assert store_of(tmp_path, {"number": 1}).matching(where({"number": wanted})).tolist() == rows
+
+
+def test_passages_without_the_field_are_on_no_side_of_a_bound_but_in_its_complement(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {"year": 1865}, {"year": None}, {})
+    assert store.matching(where({"year": {"gte": 1900}})).tolist() == []
+    assert store.matching(where({"not": {"year": {"gte": 1900}}})).tolist() == [0, 1, 2]
+    assert store.matching(where({"not": {"year": None}, "year": {"lt": 1900}})).tolist() == [0]
+    assert store.matching(where({"year": {"in": [None, 1865]}})).tolist() == [0, 1, 2]
+
+
+def test_texts_are_compared_by_code_point(tmp_path: Path) -> None:
+    store = store_of(tmp_path, {"date": "1865-07-14"}, {"date": "1900-01-01"}, {"date": "é"}, {"date": "\U0001f600"})
+    assert store.matching(where({"date": {"gte": "1900", "lt": "1901"}})).tolist() == [1]
+    assert store.matching(where({"date": {"gt": "z"}})).tolist() == [2, 3]
+    assert store.matching(where({"date": {"gt": "\uffff"}})).tolist() == [3]
+
+
+def test_true_and_false_have_no_order(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="true or false, which has no `gt`") as caught:
+        store_of(tmp_path, EVERY_FIELD).matching(where({"not": {"flag": {"gt": 1}}}))
+    assert caught.value.field == "filters.flag"
 
 
 def test_filters_are_found_again_in_any_order(tmp_path: Path) -> None:
     store = store_of(tmp_path, {"a": 1, "b": 2}, {"a": 1, "b": 3})
-    assert store.matching({"a": 1, "b": 2}) is store.matching({"b": 2, "a": 1})
+    assert store.matching(where({"a": 1, "b": 2})) is store.matching(where({"b": 2, "a": 1}))
 
 
 def test_field_of_changing_type_is_a_corpus_error_that_names_it() -> None:

@@ -10,7 +10,7 @@ from service.api.asking import is_no_store
 from service.app import create_app
 from service.errors import DeadlineError, EngineError
 from service.settings import Settings
-from service.types import Passage
+from service.types import NO_FILTER, AnyOf, Bound, Every, Not, Passage, Some
 from tests.fakes import PASSAGES, FakeServices, client_of
 
 QUESTION = "mont blanc rises"
@@ -83,7 +83,7 @@ async def test_request_decides_how_much_is_retrieved_kept_and_generated(
 ) -> None:
     body = await ask(client, top_n=2, top_k=1, max_tokens=7)
     assert [passage["id"] for passage in body["passages"]] == ["mont-blanc"]
-    assert fakes.index.calls == [(2, {})]
+    assert fakes.index.calls == [(2, NO_FILTER)]
     assert fakes.generator.calls[0][2] == 7
 
 
@@ -92,7 +92,7 @@ async def test_settings_decide_where_the_request_does_not(
     client: httpx.AsyncClient, fakes: FakeServices, settings: Settings, body: dict[str, Any]
 ) -> None:
     await ask(client, **body)
-    assert fakes.index.calls == [(settings.top_n, {})]
+    assert fakes.index.calls == [(settings.top_n, NO_FILTER)]
     assert fakes.generator.calls[0][2] == settings.max_tokens
     assert fakes.generator.calls[0][3] == fakes.clock() + settings.request_timeout_s
 
@@ -101,8 +101,45 @@ async def test_filters_reach_the_index_with_their_types(client: httpx.AsyncClien
     filters = {"kind": ["mountain", "river"], "height": 4806, "ratio": 1.5, "is_alpine": True, "nothing": None}
     await ask(client, filters=filters)
     found = fakes.index.calls[0][1]
-    assert found == filters
-    assert [type(value) for value in found.values()] == [list, int, float, bool, type(None)]
+    assert isinstance(found, Every)
+    values = {part.field: part.values for part in found.parts if isinstance(part, AnyOf)}
+    wanted = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in filters.items()}
+    assert values == wanted
+    assert {name: type(value[0]) for name, value in values.items()} == {
+        "kind": str, "height": int, "ratio": float, "is_alpine": bool, "nothing": type(None),
+    }  # fmt: skip
+
+
+async def test_filters_reach_the_index_with_their_structure(client: httpx.AsyncClient, fakes: FakeServices) -> None:
+    either = [{"kind": {"in": ["mountain"]}}, {"height": {"gte": 4000, "lt": 5000.5}}]
+    await ask(client, filters={"or": either, "not": {"kind": "river"}})
+    assert fakes.index.calls[0][1] == Every(
+        (
+            Some(
+                (
+                    Every((AnyOf("kind", ("mountain",)),)),
+                    Every((Bound("height", "gte", 4000), Bound("height", "lt", 5000.5))),
+                )
+            ),
+            Not(Every((AnyOf("kind", ("river",)),))),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("order", "ids"),
+    [
+        ("rank", ["mont-blanc", "eiger", "rhine"]),
+        ("reverse", ["rhine", "eiger", "mont-blanc"]),
+        ("edges", ["mont-blanc", "rhine", "eiger"]),
+    ],
+)
+async def test_context_stands_in_the_order_that_was_asked_for(
+    client: httpx.AsyncClient, fakes: FakeServices, order: str, ids: list[str]
+) -> None:
+    body = await ask(client, context_order=order, min_relevance=0)
+    assert [passage.id for passage in fakes.generator.calls[0][1]] == ids
+    assert [passage["id"] for passage in body["passages"]] == ["mont-blanc", "eiger", "rhine"]
 
 
 async def test_question_is_asked_without_white_space_around_it(client: httpx.AsyncClient, fakes: FakeServices) -> None:

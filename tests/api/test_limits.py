@@ -12,13 +12,17 @@ from tests.fakes import FakeServices, client_of
 
 LIMITS = LimitSettings(
     max_question_chars=10, max_document_chars=20, max_documents=3, max_body_bytes=2000, max_top_n=7, max_top_k=4,
-    max_answer_tokens=5, max_filters=2, max_deadline_ms=5000, max_chunks=9,
+    max_answer_tokens=5, max_filters=2, max_filter_depth=3, max_deadline_ms=5000, max_chunks=9,
 )  # fmt: skip
 
 
 @pytest.fixture
 def app(fakes: FakeServices) -> FastAPI:
     return create_app(Settings(limits=LIMITS), fakes.open)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"not": nested(depth - 1)} if depth > 1 else {"a": 1}
 
 
 CHUNKED = {"query": "q", "max_tokens_per_doc": 1, "long_documents": "max_chunk"}
@@ -28,6 +32,11 @@ CASES = [
     ("/answer", lambda n: {"question": "q", "top_k": n}, "top_k", 4, 422),
     ("/answer", lambda n: {"question": "q", "max_tokens": n}, "max_tokens", 5, 422),
     ("/answer", lambda n: {"question": "q", "filters": {str(i): 1 for i in range(n)}}, "filters", 2, 422),
+    ("/search", lambda n: {"query": "q" * n}, "query", 10, 422),
+    ("/search", lambda n: {"query": "q", "top_n": n}, "top_n", 7, 422),
+    ("/search", lambda n: {"query": "q", "deadline_ms": n}, "deadline_ms", 5000, 422),
+    ("/search", lambda n: {"query": "q", "filters": {"a": 1, "or": [{"b": 1}] * (n - 1)}}, "filters", 2, 422),
+    ("/search", lambda n: {"query": "q", "filters": nested(n)}, "filters", 3, 422),
     ("/answer", lambda n: {"question": "q", "deadline_ms": n}, "deadline_ms", 5000, 422),
     ("/answer", lambda n: {"question": "q", "passages": [{"text": "t"}] * n}, "passages", 7, 422),
     ("/answer", lambda n: {"question": "q", "passages": [{"text": "t" * n}]}, "passages.0", 20, 422),

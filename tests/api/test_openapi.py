@@ -31,7 +31,15 @@ def test_responses_conform_to_the_document(case: schemathesis.Case[Any]) -> None
 
 async def test_document_names_every_path(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/answer", *RERANK_PATHS, "/v1/models", "/livez", "/readyz", "/metrics"}
+    assert set(document["paths"]) == {
+        "/answer",
+        "/search",
+        *RERANK_PATHS,
+        "/v1/models",
+        "/livez",
+        "/readyz",
+        "/metrics",
+    }
 
 
 @pytest.mark.parametrize(

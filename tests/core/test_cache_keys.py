@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from service.core.cache_keys import CacheKeys, digest, framed
 from service.types import Passage, Query
+from tests.filtering import where
 
 KEYS = CacheKeys(checkpoint="checkpoint", prompts="prompts", index="index", encoder="encoder")
 PASSAGE = Passage("id", "text", "title", {"kind": "mountain"})
-QUERY = Query("question", top_n=20, top_k=5, max_tokens=32, deadline_s=9.0, filters={"kind": "mountain"})
+QUERY = Query("question", top_n=20, top_k=5, max_tokens=32, deadline_s=9.0, filters=where({"kind": "mountain"}))
 
 
 def test_parts_are_kept_apart() -> None:
@@ -119,11 +120,15 @@ def test_verdict_depends_on_the_probe_and_the_deployments(part: str) -> None:
         ("top_k", 6),
         ("max_tokens", 33),
         ("min_relevance", 0.5),
-        ("filters", {}),
-        ("filters", {"kind": "river"}),
-        ("filters", {"kind": ["mountain"]}),
-        ("filters", {"kind": None}),
-        ("filters", {"other": "mountain"}),
+        ("context_order", "edges"),
+        ("filters", where({})),
+        ("filters", where({"kind": "river"})),
+        ("filters", where({"kind": None})),
+        ("filters", where({"kind": {"gte": "mountain"}})),
+        ("filters", where({"kind": {"lte": "mountain"}})),
+        ("filters", where({"or": [{"kind": "mountain"}]})),
+        ("filters", where({"not": {"kind": "mountain"}})),
+        ("filters", where({"other": "mountain"})),
         ("passages", ()),
         ("passages", (PASSAGE,)),
     ],
@@ -149,8 +154,8 @@ def test_answer_depends_on_all_of_the_passages_that_are_given(other: Passage) ->
 
 
 def test_answer_does_not_depend_on_the_deadline_or_the_order_of_filters() -> None:
-    one = replace(QUERY, filters={"a": 1, "b": 2}, deadline_s=1.0)
-    assert KEYS.answer(one) == KEYS.answer(replace(one, filters={"b": 2, "a": 1}, deadline_s=2.0))
+    one = replace(QUERY, filters=where({"a": 1, "b": 2}), deadline_s=1.0)
+    assert KEYS.answer(one) == KEYS.answer(replace(one, filters=where({"b": 2, "a": 1}), deadline_s=2.0))
 
 
 def test_embedding_depends_on_question_and_encoder() -> None:

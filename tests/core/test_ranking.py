@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.ranking import best_of_parts, is_part_of, keep_best, keep_first, order_by_relevance
-from service.types import Passage, RetrievedPassage, Score, ScoredPassage
+from service.core.ranking import best_of_parts, is_part_of, keep_best, keep_first, order_by_relevance, order_context
+from service.types import ContextOrder, Passage, RetrievedPassage, Score, ScoredPassage
 
 MAYBE_RELEVANCES = st.lists(st.none() | st.sampled_from([0.0, 0.3, 0.5, 1.0]) | st.floats(0, 1), max_size=30)
 RELEVANCES = st.lists(st.floats(0, 1), max_size=30)
@@ -167,3 +167,16 @@ def test_a_document_is_as_relevant_as_its_best_part() -> None:
 def test_whole_documents_keep_their_scores() -> None:
     known = [Score(0.1, 0.9), None, Score(0.3, 0.9)]
     assert best_of_parts(known, [1, 1, 1]) == known
+
+
+@pytest.mark.parametrize(
+    ("order", "ranks"), [("rank", [1, 2, 3, 4, 5]), ("reverse", [5, 4, 3, 2, 1]), ("edges", [1, 3, 5, 4, 2])]
+)
+def test_context_order(order: ContextOrder, ranks: list[int]) -> None:
+    assert [kept.rank for kept in order_context(keep_first(retrieved(5), 5), order)] == ranks
+
+
+@given(st.integers(0, 20), st.sampled_from(["rank", "reverse", "edges"]))
+def test_context_holds_every_passage_once_in_any_order(count: int, order: ContextOrder) -> None:
+    kept = keep_first(retrieved(count), 20)
+    assert sorted(order_context(kept, order), key=lambda one: one.rank) == kept

@@ -69,6 +69,17 @@ def test_filters_keep_only_what_they_name(client: httpx.Client) -> None:
     assert len(body["passages"]) == 20
 
 
+def test_search_is_what_an_answer_would_be_scored_from(client: httpx.Client) -> None:
+    filters = {"or": [{"family": {"gte": "m", "lt": "n"}}, {"family": "volcano"}], "not": {"family": "museum"}}
+    found = client.post("/search", json={"query": QUESTION, "filters": filters}).json()["results"]
+    assert [passage["retrieval_rank"] for passage in found] == list(range(1, 21))
+    families = {passage["metadata"]["family"] for passage in found}
+    assert "mountain" in families
+    assert families <= {"mountain", "moon", "volcano"}
+    answered = ask(client, filters=filters, top_k=20, cache=False).json()["passages"]
+    assert {passage["id"] for passage in answered} == {passage["id"] for passage in found}
+
+
 def test_an_unknown_filter_field_is_named(client: httpx.Client) -> None:
     response = ask(client, filters={"colour": "red"})
     assert response.status_code == 422
