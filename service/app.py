@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
@@ -135,7 +136,10 @@ async def open_pipeline(
     opened = _open_index(settings, tokenizer)
     keys = _cache_keys(settings, prompt_file, checkpoint_revision(directory), opened)
     probe = _read_probe(settings, keys, has_index=opened is not None)
+    metrics.tasks.set_function(partial(_num_tasks, asyncio.get_running_loop()))
     async with AsyncExitStack() as stack:
+        if opened:
+            _keep_running(stack, opened.files.watch, on_death)
         cache = CountedCache(await _open_cache(settings, metrics, stack), metrics.cache)
         replicas = Replicas(
             settings.vllm, tokenizer, read_golden(),
@@ -210,8 +214,9 @@ def _open_index(settings: Settings, tokenizer: PromptTokenizer) -> OpenIndex | N
     if index.path is None:
         return None
     return open_index(
-        index.path, device=index.device, encoder_device=index.encoder_device, fingerprint=tokenizer.fingerprint
-    )
+        index.path, device=index.device, encoder_device=index.encoder_device, fingerprint=tokenizer.fingerprint,
+        verify=index.verify,
+    )  # fmt: skip
 
 
 def _read_probe(settings: Settings, keys: CacheKeys, *, has_index: bool) -> Probe | None:
@@ -302,7 +307,8 @@ def _dependencies(
     if opened:
         manifest = opened.manifest
         detail = f"{manifest.num_passages} passages, version {manifest.version}, on {opened.index.device}"
-        found["index"] = Dependency(True, detail)
+        changed = ", ".join(opened.files.changed())
+        found["index"] = Dependency(not changed, f"written to while in use: {changed}" if changed else detail)
         found["encoder"] = Dependency(True, f"{manifest.encoder.model} at {manifest.query_encoder_revision}")
     else:
         found["index"] = Dependency(False, "none configured: /answer needs `passages`", required=False)
@@ -320,6 +326,11 @@ def gate_dependency(status: GateStatus) -> Dependency:
     """
     is_awaited = status.state == "unproven" and not status.is_overridden
     return Dependency(status.state == "passed", status.text, required=is_awaited)
+
+
+def _num_tasks(loop: asyncio.AbstractEventLoop) -> int:
+    """For any thread: metrics may be read in another one."""
+    return len(asyncio.all_tasks(loop))
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

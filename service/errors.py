@@ -13,7 +13,7 @@ RankRAGError                 500 internal_error
 │   └── EngineRefusedError   502 engine_refused        vLLM refuses this very request
 ├── RerankGatedError         503 rerank_gated          the checkpoint has not passed the ranking gate
 ├── OverloadedError          429 overloaded            more work waits than can be done in time
-├── IndexUnavailableError    503 index_unavailable     no index is loaded
+├── IndexUnavailableError    503 index_unavailable     no index is loaded, or its files were written to
 ├── RetrievalError           500 retrieval_failed      the encoder or the index failed
 └── DeadlineError            504 deadline_exceeded     not done in the time the request has
 

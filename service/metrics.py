@@ -37,7 +37,8 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        ProcessCollector(registry=registry)
+        ProcessCollector(registry=registry)  # memory, file descriptors, CPU, the process's start
+        self.tasks = Gauge("rankrag_tasks", "Tasks of the event loop.", registry=registry)
         self.requests = Counter(
             "rankrag_requests", "Requests by route and status code.", ["route", "status"], registry=registry
         )

@@ -31,7 +31,7 @@ class VectorIndex(Protocol):
 
         Raises:
             RequestError: a filter names an unknown field or a value of the wrong type.
-            RetrievalError: the search failed.
+            RetrievalError: the search failed. IndexUnavailableError: the index is not what it was any more.
         """
         ...
 

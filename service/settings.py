@@ -110,6 +110,9 @@ class IndexSettings(_Section):
         "auto", description="Where FAISS searches: a GPU if faiss-gpu and a device are there, the CPU, or as said."
     )
     encoder_device: str | None = Field(None, description="Torch device of the query encoder, e.g. `cuda:0`.")
+    verify: bool = Field(
+        True, description="Compare the files with the digests in the manifest at start: about a second a GB."
+    )
 
 
 class GateSettings(_Section):

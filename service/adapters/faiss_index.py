@@ -1,6 +1,7 @@
 """Vectors in FAISS; the only module that imports it. The CPU and GPU packages share the name."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,15 @@ def write_vectors(path: Path, vectors: NDArray[np.float32], metric: str) -> None
 
 
 class FaissIndex:
-    """The VectorIndex port: exact search over one built index and its passages."""
+    """The VectorIndex port: exact search over one built index and its passages.
 
-    def __init__(self, path: Path, passages: PassageStore, *, version: str, device: Device = "auto") -> None:
+    `require_files` raises where what is found can't be believed; it is asked before and after every search.
+    """
+
+    def __init__(
+        self, path: Path, passages: PassageStore, *, version: str, device: Device = "auto",
+        require_files: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as exc:
@@ -43,6 +50,7 @@ class FaissIndex:
         self._index, self.device = _place(index, device)
         self._passages = passages
         self._version = version
+        self._require_files = require_files
         self.dim = int(index.d)
 
     @property
@@ -60,6 +68,12 @@ class FaissIndex:
         return await asyncio.to_thread(self._search, vector, top_n, filters)
 
     def _search(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
+        self._require_files()
+        found = self._found(vector, top_n, filters)
+        self._require_files()
+        return found
+
+    def _found(self, vector: Vector, top_n: int, filters: Filter) -> list[RetrievedPassage]:
         faiss.omp_set_num_threads(1)  # per thread: parallel over requests, not inside one
         count = min(top_n, len(self))
         rows = None if filters == NO_FILTER else self._passages.matching(filters)

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.adapters.encoder import EncoderConfig, SentenceEncoder
 from service.adapters.faiss_index import Device, FaissIndex, write_vectors
+from service.adapters.index_files import IndexFiles, check_digests, file_digests
 from service.adapters.passage_store import MetadataTypes, PassageStore, is_metadata_value, is_unicode, write_passages
-from service.adapters.token_store import TokensInfo, TokenStore, write_tokens
+from service.adapters.token_store import OFFSETS, TOKENS, TokensInfo, TokenStore, write_tokens
 from service.adapters.tokenizer import PromptTokenizer
 from service.core.chunking import Chunker, passage_id
 from service.errors import ConfigError, CorpusError
@@ -35,7 +36,8 @@ _ROW_FIELDS = frozenset({"id", "title", "text", "metadata"})
 class Manifest(BaseModel):
     """What an index is made of. `version` is a digest of the passages, the vectors and the encoder.
 
-    `tokens` is there where it holds token ids, which save time and change no result.
+    `tokens` is there where it holds token ids, which save time and change no result. `digests` are the SHA-256 of the
+    files beside it, absent in indexes from before there were any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +53,12 @@ class Manifest(BaseModel):
     num_documents: int
     num_passages: int
     tokens: TokensInfo | None = None
+    digests: dict[str, str] | None = None
+
+    @property
+    def mapped(self) -> tuple[str, ...]:
+        """The files that are read while the index is in use; the vectors are in memory."""
+        return (PASSAGES,) if self.tokens is None else (PASSAGES, TOKENS, OFFSETS)
 
 
 @dataclass(slots=True)
@@ -169,6 +177,7 @@ def build_index(
         write_passages(directory / PASSAGES, corpus.passages, corpus.types)
         vectors = _encode(corpus.passages, passage_encoder, batch_size, progress)
         write_vectors(directory / VECTORS, vectors, encoder.metric)
+        tokens = _write_tokens(directory, corpus.passages, tokenizer)
         manifest = Manifest(
             format=FORMAT,
             version=_version(directory, encoder, query_revision),
@@ -180,7 +189,8 @@ def build_index(
             max_words=max_words,
             num_documents=corpus.num_documents,
             num_passages=len(corpus.passages),
-            tokens=_write_tokens(directory, corpus.passages, tokenizer),
+            tokens=tokens,
+            digests=file_digests(directory, sorted(path.name for path in directory.iterdir())),
         )
         (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -256,25 +266,30 @@ def read_manifest(directory: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class OpenIndex:
-    """A built index, ready to search, with the encoder its questions need."""
+    """A built index, ready to search, with the encoder its questions need. `files` are to be watched."""
 
     manifest: Manifest
     index: FaissIndex
     encoder: SentenceEncoder
+    files: IndexFiles
 
 
 def open_index(
-    directory: Path, *, device: Device, encoder_device: str | None, fingerprint: str | None = None
+    directory: Path, *, device: Device, encoder_device: str | None, fingerprint: str | None = None, verify: bool = True
 ) -> OpenIndex:
     """Open an index and load its query encoder.
 
-    Its token ids are used if they were made by the tokenizer with this `fingerprint`.
+    Its token ids are used if they were made by the tokenizer with this `fingerprint`. With `verify` every file is read
+    and compared with what was written.
 
     Raises:
         ConfigError: it is not an index, its files don't fit together, or the encoder is not the one that it
             was built with.
     """
     manifest = read_manifest(directory)
+    files = IndexFiles(directory, manifest.mapped, manifest.digests)
+    if verify and manifest.digests is not None:
+        check_digests(directory, manifest.digests)
     encoder = SentenceEncoder(manifest.encoder, "query", encoder_device)
     if encoder.revision != manifest.query_encoder_revision:
         raise ConfigError(
@@ -284,8 +299,10 @@ def open_index(
     if encoder.dim != manifest.dim:  # also the encoder's slow first run, before the first question
         raise ConfigError(f"{directory} has {manifest.dim}-d vectors, its encoder makes {encoder.dim}-d ones")
     passages = PassageStore(directory / PASSAGES, _open_tokens(directory, manifest, fingerprint))
-    index = FaissIndex(directory / VECTORS, passages, version=manifest.version, device=device)
-    return OpenIndex(manifest, index, encoder)
+    index = FaissIndex(
+        directory / VECTORS, passages, version=manifest.version, device=device, require_files=files.require
+    )
+    return OpenIndex(manifest, index, encoder, files)
 
 
 def _open_tokens(directory: Path, manifest: Manifest, fingerprint: str | None) -> TokenStore | None:

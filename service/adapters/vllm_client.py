@@ -49,8 +49,20 @@ def open_http(settings: VllmSettings, url: str) -> httpx.AsyncClient:
         base_url=url,
         headers=headers,
         timeout=httpx.Timeout(None, connect=settings.connect_timeout_s),
-        transport=httpx.AsyncHTTPTransport(limits=limits, retries=1, verify=is_secure),
+        transport=_Transport(limits=limits, retries=1, verify=is_secure),
     )
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's own, which lets an AttributeError out where a peer resets a connection as soon as it is open: on uvloop
+    its socket is gone before anyio asks for its name.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as exc:
+            raise httpx.ConnectError("the connection was reset as it was opened", request=request) from exc
 
 
 class VllmClient:

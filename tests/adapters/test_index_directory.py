@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.adapters import index_directory
 from service.adapters.encoder import EncoderConfig
 from service.adapters.index_directory import Corpus, Manifest, build_index, open_index, read_corpus, read_manifest
 from service.adapters.tokenizer import PromptTokenizer
-from service.errors import ConfigError, CorpusError, RetrievalError
+from service.errors import ConfigError, CorpusError, IndexUnavailableError, RetrievalError
 from service.types import NO_FILTER, Passage
 from tests.fake_vllm import prompt_tokenizer
 from tests.fakes import rankrag_prompts
@@ -344,15 +345,59 @@ def test_index_that_does_not_fit_is_a_config_error(tmp_path: Path, changes: dict
 
 
 @pytest.mark.usefixtures("letters")
+@pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("name", ["manifest.json", "passages.arrow", "vectors.faiss"])
 @pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["missing", "empty", "other"])
-def test_index_with_a_broken_file_is_a_config_error(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_index_with_a_broken_file_is_a_config_error(
+    tmp_path: Path, name: str, content: bytes | None, verify: bool
+) -> None:
     build(tmp_path, *ROWS)
     (tmp_path / "index" / name).unlink()
     if content is not None:
         (tmp_path / "index" / name).write_bytes(content)
     with pytest.raises(ConfigError):
+        open_index(tmp_path / "index", device="cpu", encoder_device=None, verify=verify)
+
+
+@pytest.mark.usefixtures("letters")
+@pytest.mark.parametrize("name", ["passages.arrow", "vectors.faiss", "tokens.npy", "token_offsets.npy"])
+def test_one_wrong_byte_is_found_at_the_start(tmp_path: Path, name: str) -> None:
+    build(tmp_path, *ROWS, tokenizer=prompt_tokenizer())
+    path = tmp_path / "index" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name} is not what was written"):
         open_index(tmp_path / "index", device="cpu", encoder_device=None)
+
+
+@pytest.mark.usefixtures("letters")
+async def test_index_that_is_written_to_in_use_gives_nothing_until_it_is_whole(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS)
+    opened, path = open_index(tmp_path / "index", device="cpu", encoder_device=None), tmp_path / "index/passages.arrow"
+    vector, content = np.ones(26, dtype=np.float32), path.read_bytes()
+    path.write_bytes(content[:100])
+    with pytest.raises(IndexUnavailableError, match=r"passages\.arrow"):
+        await opened.index.search(vector, 2, NO_FILTER)
+    path.write_bytes(content)
+    opened.files.verify()
+    assert len(await opened.index.search(vector, 2, NO_FILTER)) == 2
+
+
+@pytest.mark.usefixtures("letters")
+async def test_new_build_does_not_touch_an_index_in_use(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS)
+    opened, vector = open_index(tmp_path / "index", device="cpu", encoder_device=None), np.ones(26, dtype=np.float32)
+    before = await opened.index.search(vector, 3, NO_FILTER)
+    build(tmp_path, *ROWS[:1])
+    assert await opened.index.search(vector, 3, NO_FILTER) == before
+
+
+@pytest.mark.usefixtures("letters")
+def test_index_from_before_there_were_digests_still_opens(tmp_path: Path) -> None:
+    build(tmp_path, *ROWS)
+    change_manifest(tmp_path, digests=None)
+    assert len(open_index(tmp_path / "index", device="cpu", encoder_device=None).index) == len(ROWS)
 
 
 def test_directory_without_an_index_is_a_config_error(tmp_path: Path) -> None:
@@ -438,8 +483,13 @@ def test_tokens_of_another_corpus_are_a_config_error(tmp_path: Path) -> None:
     build(tmp_path, *ROWS, tokenizer=tokenizer)
     for name, content in fewer.items():
         (tmp_path / "index" / name).write_bytes(content)
+    opening = partial(
+        open_index, tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint
+    )
+    with pytest.raises(ConfigError, match="is not what was written"):
+        opening()
     with pytest.raises(ConfigError, match="token ids"):
-        open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint)
+        opening(verify=False)
     change_manifest(tmp_path, tokens=tokens)
     with pytest.raises(ConfigError, match="3 passages but there are token ids of 2"):
-        open_index(tmp_path / "index", device="cpu", encoder_device=None, fingerprint=tokenizer.fingerprint)
+        opening(verify=False)

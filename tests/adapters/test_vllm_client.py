@@ -2,14 +2,20 @@
 
 import asyncio
 import json
+import socket
+import struct
+import time
 from array import array
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
+from asyncio import create_task
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from service.adapters.tokenizer import Labels
 from service.adapters.vllm_client import LabelLogprobs, ServedModel, VllmClient, open_http
@@ -53,6 +59,54 @@ def scores_body(*choices: Any) -> dict[str, Any]:
 GOOD = scores_body(
     choice(1, {"token_id:7": -3.0, "token_id:8": -0.1}), choice(0, {"token_id:7": -0.2, "token_id:8": -2.0})
 )
+
+
+@contextmanager
+def resetting_port() -> Iterator[int]:
+    """A port that takes connections and resets each a moment later."""
+
+    def reset_all() -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                connection, _ = listener.accept()
+                time.sleep(0.002)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=reset_all)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+async def keep_busy() -> None:
+    """The loop sees an open connection and its reset at the same time, as it does under load."""
+    while True:
+        time.sleep(0.003)  # noqa: ASYNC251
+        await asyncio.sleep(0)
+
+
+def test_connection_that_is_reset_as_it_opens_is_an_engine_error() -> None:
+    """On uvloop, as the service runs: there anyio stumbles over the socket that is gone."""
+
+    async def ask(port: int) -> list[type[EngineError]]:
+        client, busy = VllmClient(open_http(VllmSettings(), f"http://127.0.0.1:{port}")), create_task(keep_busy())
+        failures = []
+        for _ in range(20):
+            try:
+                await client.served_model(timeout_s=1)
+            except EngineError as exc:
+                failures.append(type(exc))
+        busy.cancel()
+        await client.aclose()
+        return failures
+
+    with resetting_port() as port:
+        assert uvloop.run(ask(port)) == [EngineError] * 20
 
 
 USAGE_CHUNK = {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 2}}
