@@ -10,11 +10,15 @@ ONCE ?=
 PORT ?=
 INDEX ?= build/demo-index
 BENCH ?=
+PROFILE ?= smoke
+URL ?=
+LOAD ?=
+CHAOS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check test train train-smoke bench clean
+.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check test train train-smoke bench load chaos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -74,7 +78,7 @@ setup-prometheus: ## install Prometheus and promtool from Debian where they are 
 
 # --- running ------------------------------------------------------------------------------------------
 
-build/demo-index/manifest.json: demo/corpus.jsonl $(STAMPS)/service
+build/demo-index/manifest.json: demo/corpus.jsonl service/adapters/index_directory.py $(STAMPS)/service
 	$(BIN)/rankrag index build demo/corpus.jsonl --out build/demo-index
 
 index: build/demo-index/manifest.json ## build the demo index
@@ -106,6 +110,12 @@ train-smoke: $(STAMPS)/dev ## run every stage of the training recipe on invented
 
 bench: $(STAMPS)/dev $(STAMPS)/vllm ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
 	$(BIN)/python -m loadtest.bench_scoring $(BENCH)
+
+load: $(STAMPS)/dev $(if $(URL),,$(STAMPS)/vllm setup-redis index) ## put load on a service (PROFILE=smoke|steady|spike|overload|soak|capacity; URL= of a running one)
+	$(BIN)/python -m loadtest.load $(PROFILE) $(if $(URL),--url $(URL)) $(LOAD)
+
+chaos: setup-dev setup-redis index ## break every part under load and judge what callers got (a quarter of an hour)
+	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 clean: ## remove environments and everything built
 	rm -rf $(VENV) $(VLLM_VENV) $(STAMPS) build

@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
+from mirakuru import TCPExecutor
 
 from service.errors import ConfigError, EngineError
 from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process, vllm_process
@@ -64,6 +67,21 @@ def vllm_running(options: VllmOptions, log: Path) -> Iterator[str]:
         )  # fmt: skip
         with running(process, "vLLM", log):
             yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def redis_running() -> Iterator[str]:
+    """A Redis that keeps nothing on disk; its URL.
+
+    Raises:
+        ConfigError: redis-server is missing.
+    """
+    if shutil.which("redis-server") is None:
+        raise ConfigError("redis-server is missing: `make setup-redis` installs it")
+    port = free_port()
+    command = f"redis-server --port {port} --bind {HOST} --save '' --appendonly no"
+    with TCPExecutor(command, HOST, port, timeout=20, stdout=subprocess.DEVNULL):
+        yield f"redis://{HOST}:{port}/0"
 
 
 @contextmanager

@@ -1,0 +1,44 @@
+"""The capacity: the most questions a second of which nearly all are answered as promised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loadtest.outcomes import Measures
+
+GOOD_SHARE = 0.95
+FLOOR = 0.4  # of what the closed loop got; below it the first step of the search would be a guess
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A rate that was offered, and the part of it that was answered as promised."""
+
+    per_s: float
+    goodput_share: float
+
+    @property
+    def is_held(self) -> bool:
+        return self.goodput_share >= GOOD_SHARE
+
+
+def search(closed_per_s: float, offer: Callable[[float], Measures], *, num_steps: int = 4) -> tuple[float, list[Trial]]:
+    """Halve the span between a rate that holds and one that doesn't.
+
+    Many users one after the other find about what can be done; Poisson arrivals come in clusters, so that what can be
+    promised is less. 0 where not even `FLOOR` holds.
+    """
+    held, failed = FLOOR * closed_per_s, 1.2 * closed_per_s
+    trials = [_try(held, offer)]
+    if not trials[0].is_held:
+        return 0.0, trials
+    for _ in range(num_steps):
+        trials.append(_try((held + failed) / 2, offer))
+        if trials[-1].is_held:
+            held = trials[-1].per_s
+        else:
+            failed = trials[-1].per_s
+    return held, trials
+
+
+def _try(per_s: float, offer: Callable[[float], Measures]) -> Trial:
+    return Trial(per_s, offer(per_s)["goodput_share"])
