@@ -43,6 +43,7 @@ class Vllm:
     port: int
     log: Path
     scratch: Path
+    checkpoint: Path
     process: HTTPExecutor
 
     @property
@@ -72,7 +73,7 @@ class Vllm:
         wait_until(lambda: not is_listening(self.port), within_s=READY_WITHIN_S)
 
     def restart(self) -> None:
-        self.process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), self.port, self.log, self.scratch)
+        self.process = vllm_process(VLLM_PYTHON, str(self.checkpoint), self.port, self.log, self.scratch)
         self.process.start()
 
 
@@ -82,15 +83,17 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def started_vllm(log: Path) -> Iterator[Vllm]:
+def started_vllm(log: Path, checkpoint: Path = CHECKPOINT) -> Iterator[Vllm]:
     port = free_port()
     with TemporaryDirectory(prefix="rankrag-") as scratch:
-        process = vllm_process(VLLM_PYTHON, str(CHECKPOINT), port, log, Path(scratch))
-        engine = Vllm(port, log, Path(scratch), process)
+        process = vllm_process(VLLM_PYTHON, str(checkpoint), port, log, Path(scratch))
+        engine = Vllm(port, log, Path(scratch), checkpoint, process)
         with running(process, "vLLM", log):
-            yield engine
-            if engine.process is not process:
-                engine.process.stop()
+            try:
+                yield engine
+            finally:
+                if engine.process is not process:
+                    engine.process.stop()
 
 
 @pytest.fixture(scope="session")
