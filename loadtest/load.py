@@ -37,7 +37,7 @@ from service.errors import ConfigError, RankRAGError
 
 DEMO_CHECKPOINT, INDEX = Path("models/demo"), Path("build/demo-index")
 CAPACITY = "capacity"
-API_KEY = "RANKRAG_API_KEY"
+API_KEY = "RANKRAG_API_KEY"  # pragma: allowlist secret
 SAMPLE_INTERVAL_S = 1.0
 CLOSED_USERS, CLOSED_S, TRIAL_S = 16, 20.0, 20.0
 FAILED_EXIT = 1

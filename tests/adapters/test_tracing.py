@@ -32,7 +32,7 @@ from tests.scoring_stack import scoring_stack
 QUESTION = "How high is the ZANZIBARINE mountain?"
 ANSWER = {"question": QUESTION, "top_n": 3, "top_k": 2}
 RERANK = {"query": QUESTION, "documents": ["The Rhine is a river.", "XYLOPHONIC text about Mont Blanc."]}
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"  # pragma: allowlist secret
 
 
 @pytest.fixture

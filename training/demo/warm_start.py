@@ -50,7 +50,7 @@ def make_model(tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int, s
     """A fresh model in float32. `texts` are what the copying layer's map is fitted on; a few hundred do."""
     torch.manual_seed(seed)
     path = model_directory(EncoderConfig().model, None)
-    encoder = BertModel.from_pretrained(path, add_pooling_layer=False)
+    encoder = BertModel.from_pretrained(path, add_pooling_layer=False)  # nosec B615
     model: OPTForCausalLM = OPTForCausalLM(make_config(encoder.config, tokenizer, max_length=max_length))
     model.eval()  # type: ignore[no-untyped-call]
     layers = model.model.decoder.layers
