@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry.trace import TracerProvider
 from prometheus_client import CollectorRegistry
@@ -26,11 +28,13 @@ from service.adapters.engine import supervise
 from service.adapters.generator import VllmGenerator
 from service.adapters.index_directory import Manifest, OpenIndex, open_index
 from service.adapters.judged_files import read_judged
+from service.adapters.key_file import KeyFile
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
 from service.adapters.ranking_gate import KIND as VERDICT
 from service.adapters.ranking_gate import TTL_S as VERDICT_TTL_S
 from service.adapters.ranking_gate import GatedScorer, Probe, RankingGate, check_probe
+from service.adapters.rate_limiter import SharedRates, counted_here, counted_in
 from service.adapters.redis_cache import RedisCache, open_redis
 from service.adapters.replicas import Replicas
 from service.adapters.scorer import Gate, VllmScorer
@@ -39,8 +43,11 @@ from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, ch
 from service.adapters.tracing import open_traces
 from service.adapters.vllm_client import VllmClient, open_http
 from service.api import health, models, rerank, routes
+from service.api.access import Access, Authenticate, Throttle
+from service.api.ending import FinishInFlight, Life
 from service.api.errors import add_error_handlers
-from service.api.middleware import QUIET, BodyLimit, Observe
+from service.api.middleware import QUIET, BodyLimit, HeaderLimit, Observe
+from service.api.response_headers import SecurityHeaders
 from service.api.services import Dependency, Services
 from service.core.admission import Admission, DrainRate, TokenEstimate
 from service.core.cache_keys import CacheKeys, digest
@@ -57,9 +64,24 @@ OpenPipeline = Callable[[Settings, Metrics, Tracer], AbstractAsyncContextManager
 
 MAX_REQUEST_ID_CHARS = 128
 
+NO_KEYS = (
+    "there are no API keys: set RANKRAG_AUTH__KEY_FILE to a file made by `rankrag keys new`, or RANKRAG_AUTH__MODE=off "
+    "to let anybody ask who can reach the port"
+)
 
-def create_app(settings: Settings, open_services: OpenPipeline | None = None) -> FastAPI:
-    """The ASGI app. `open_services` is `open_pipeline` unless a test brings its own."""
+
+def ignore_death(cause: BaseException) -> None:
+    """For apps that run inside another process, which must not be stopped with them."""
+
+
+def create_app(
+    settings: Settings, open_services: OpenPipeline | None = None, life: Life | None = None,
+    on_death: Callable[[BaseException], None] = ignore_death,
+) -> FastAPI:  # fmt: skip
+    """The ASGI app. `open_services` is `open_pipeline` unless a test brings its own.
+
+    `life` is what a server that can be told to end tells it by; `on_death` hears of it if the watch over the keys ends.
+    """
     metrics = Metrics(CollectorRegistry())
     traces = open_traces(
         settings.tracing.url, sample_ratio=settings.tracing.sample_ratio, count=metrics.count_spans
@@ -68,21 +90,67 @@ def create_app(settings: Settings, open_services: OpenPipeline | None = None) ->
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with aclosing(traces), opener(settings, metrics, traces.tracer) as services:
-            app.state.services = services
+        async with (
+            aclosing(traces),
+            open_access(settings, metrics, on_death) as access,
+            opener(settings, metrics, traces.tracer) as services,
+        ):
+            app.state.access, app.state.services = access, services
             yield
 
     app = FastAPI(
         title="rankrag", version=__version__, lifespan=lifespan, telemetry=_telemetry(traces.provider),
         description="Retrieval-augmented answers and reranking by one RankRAG checkpoint.",
     )  # fmt: skip
+    app.state.life, app.state.tells_details = life or Life(), settings.auth.mode == "off"
     app.include_router(routes.router)
     app.include_router(rerank.router)
     app.include_router(models.router)
     app.include_router(health.router)
+    if not settings.admin.port:
+        app.include_router(health.metrics_router)
     add_error_handlers(app, metrics)
-    app.add_middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes, metrics=metrics)
+    _add_middleware(app, settings, metrics)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """From the inside out: the last one sees a request first."""
+    limits = settings.limits
+    app.add_middleware(
+        BodyLimit, max_bytes=limits.max_body_bytes, timeout_s=limits.body_timeout_s, metrics=metrics
+    )  # fmt: skip
+    app.add_middleware(Throttle, metrics=metrics)
+    app.add_middleware(Authenticate, metrics=metrics)
+    app.add_middleware(
+        HeaderLimit, max_bytes=limits.max_header_bytes, max_headers=limits.max_headers, metrics=metrics
+    )  # fmt: skip
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
+    app.add_middleware(FinishInFlight, metrics=metrics)
     app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(CorrelationIdMiddleware, validator=is_request_id)
+
+
+def cors(origins: str) -> dict[str, Any]:
+    """What pages of these origins may send and read. No cookies: a key is all that a request is known by."""
+    return {
+        "allow_origins": origins.split(","),
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["Authorization", "X-API-Key", "api-key", "Content-Type", "Cache-Control", "X-Deadline-Ms"],
+        "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "RateLimit", "RateLimit-Policy"],
+    }
+
+
+def create_admin_app(services: Services, life: Life) -> FastAPI:
+    """What the platform asks, on a port of its own: it lives as long as `services`."""
+    app = FastAPI(title="rankrag admin", openapi_url=None)
+    app.state.services, app.state.life, app.state.tells_details = services, life, True
+    app.include_router(health.router)
+    app.include_router(health.metrics_router)
+    add_error_handlers(app, services.metrics)
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(CorrelationIdMiddleware, validator=is_request_id)
     return app
 
@@ -92,6 +160,39 @@ def _telemetry(provider: TracerProvider | None) -> TelemetryConfig:
     return TelemetryConfig(
         tracer_provider=provider, tracing=provider is not None, metrics=False, logs=False, operation_spans=False,
         auto_configure=False, exclude=lambda scope: scope["path"] in QUIET,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def open_access(
+    settings: Settings, metrics: Metrics, on_death: Callable[[BaseException], None]
+) -> AsyncIterator[Access]:
+    """Raises ConfigError where keys are needed and there are none."""
+    async with AsyncExitStack() as stack:
+        key_file = _open_keys(settings, metrics)
+        if key_file:
+            _keep_running(stack, key_file.run, on_death)
+        rate_limiter = await _open_rate_limiter(settings, metrics, stack)
+        yield Access(key_file.keyring if key_file else None, rate_limiter, settings.rate_limit.requests)
+
+
+def _open_keys(settings: Settings, metrics: Metrics) -> KeyFile | None:
+    auth = settings.auth
+    if auth.mode == "off":
+        return None
+    if auth.key_file is None:
+        raise ConfigError(NO_KEYS, field="auth.key_file")
+    return KeyFile(auth.key_file, interval_s=auth.reload_interval_s, count_reload=metrics.observe_key_reload)
+
+
+async def _open_rate_limiter(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> SharedRates:
+    shared, timeout_s = None, settings.rate_limit.timeout_s
+    if settings.redis_url is not None:
+        url = str(settings.redis_url)
+        shared = counted_in(await stack.enter_async_context(open_redis(url, timeout_s=timeout_s)), url)
+    return SharedRates(
+        shared, counted_here(), timeout_s=timeout_s, retry_after_s=settings.cache.retry_after_s,
+        count_failure=metrics.rate_limit_failures.inc,
     )  # fmt: skip
 
 
@@ -110,10 +211,6 @@ class Death:
         """A server whose engine watch is dead would answer from old knowledge for ever: end it."""
         self.causes.append(cause)
         signal.raise_signal(signal.SIGTERM)
-
-
-def ignore_death(cause: BaseException) -> None:
-    """For apps that run inside another process, which must not be stopped with them."""
 
 
 @asynccontextmanager

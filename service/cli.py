@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,9 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from service.adapters.key_file import entry_text
+from service.core.access import KEY_BYTES, key_digest, new_key
 from service.errors import CheckpointError, RankRAGError
 from service.evaluation.commands import app as eval_app
-from service.settings import Settings, describe_settings, unknown_variables
+from service.redaction import redact
+from service.settings import (
+    Mistake,
+    Settings,
+    client_headers,
+    describe_settings,
+    read_settings,
+    unknown_variables,
+    variable_of,
+)
 
 if TYPE_CHECKING:
     from service.adapters.tokenizer import PromptTokenizer
@@ -26,6 +38,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="RankRAG: ret
 index_app = typer.Typer(no_args_is_help=True, help="Build and look at indexes.")
 app.add_typer(index_app, name="index")
 app.add_typer(eval_app, name="eval")
+keys_app = typer.Typer(no_args_is_help=True, help="Make API keys.")
+app.add_typer(keys_app, name="keys")
 
 out = Console()
 err = Console(stderr=True)
@@ -34,21 +48,30 @@ CONFIG_EXIT, CHECKPOINT_EXIT = 2, 3
 
 
 def fail(message: str, code: int = CONFIG_EXIT) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    err.print(f"[bold red]error:[/] {escape(redact(message))}", highlight=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
-def load_settings(**overrides: Any) -> Settings:
+def load_settings() -> Settings:
     """The settings, or every mistake in them at once."""
+    settings, mistakes = _read_settings()
+    _fail_for(mistakes)
+    return settings
+
+
+def _read_settings() -> tuple[Settings, list[Mistake]]:
     for name in unknown_variables(os.environ):
         err.print(f"[yellow]warning:[/] no such setting: {escape(name)}", highlight=False, soft_wrap=True)
     try:
-        return Settings(**overrides)
-    except ValidationError as exc:
-        lines = [f"RANKRAG_{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
-        fail("wrong settings\n  " + "\n  ".join(lines))
+        return read_settings()
     except SettingsError as exc:  # a whole section set at once, and not as JSON
         fail(f"wrong settings\n  {exc}")
+
+
+def _fail_for(mistakes: Sequence[Mistake]) -> None:
+    if mistakes:
+        lines = [f"{variable_of(mistake.field)}: {mistake.message}" for mistake in mistakes]
+        fail("wrong settings\n  " + "\n  ".join(lines))
 
 
 @app.command()
@@ -56,14 +79,25 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     index: Annotated[Path | None, typer.Option(help="Index directory.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes on the port.")] = None,
 ) -> None:
     """Serve the API. Every other setting is an environment variable: see `rankrag settings`."""
     from service.serving import run_server  # heavy imports only where they are needed
+    from service.start_checks import mistakes_in
+    from service.workers import run_workers
 
-    settings = load_settings()
-    if index is not None:
-        settings = settings.model_copy(update={"index": settings.index.model_copy(update={"path": index})})
-    raise typer.Exit(run_server(settings, host=host or settings.host, port=settings.port if port is None else port))
+    settings, mistakes = _read_settings()
+    index_settings = settings.index.model_copy(update={"path": index or settings.index.path})
+    chosen = {
+        "host": host or settings.host,
+        "port": settings.port if port is None else port,
+        "index": index_settings,
+        "workers": workers or settings.workers,
+    }
+    settings = settings.model_copy(update=chosen)
+    wrong = {mistake.field for mistake in mistakes}
+    _fail_for([*mistakes, *(mistake for mistake in mistakes_in(settings) if mistake.field not in wrong)])
+    raise typer.Exit(run_server(settings) if settings.workers == 1 else run_workers(settings))
 
 
 @app.command()
@@ -80,12 +114,12 @@ def ask(
     top_k: Annotated[int | None, typer.Option(help="Passages to keep.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the response as it came.")] = False,
 ) -> None:
-    """Ask a running service one question."""
+    """Ask a running service one question; a key that it wants is taken from RANKRAG_API_KEY."""
     from service.display import show_answer
 
     body = {"question": question, "top_n": top_n, "top_k": top_k}
     try:
-        response = httpx.post(f"{url}/answer", json=body, timeout=60)
+        response = httpx.post(f"{url}/answer", json=body, headers=client_headers(), timeout=60)
     except httpx.HTTPError as exc:
         fail(f"{url} can't be reached: {exc}", 1)
     if response.is_error:
@@ -112,6 +146,22 @@ def demo(
     except RankRAGError as exc:
         fail(exc.message)
     raise typer.Exit(code)
+
+
+@keys_app.command("new")
+def keys_new(
+    name: Annotated[str, typer.Option(help="Whose key it is: in logs and in the key file.")],
+    scope: Annotated[list[str], typer.Option(help="answer, rerank or admin; may be given several times.")],
+    rate_limit: Annotated[str | None, typer.Option(help="Its own rate, e.g. 100/minute.")] = None,
+) -> None:
+    """Make a key. It is shown once, on stderr; its entry for the key file goes to stdout (`>> keys.yaml`)."""
+    key = new_key(secrets.token_bytes(KEY_BYTES))
+    try:
+        entry = entry_text(name, key_digest(key.encode()), scope, rate_limit)
+    except RankRAGError as exc:
+        fail(exc.message)
+    sys.stdout.write(entry)
+    err.print(f"the key of {name}, shown only now: [bold]{key}[/]", highlight=False, soft_wrap=True)
 
 
 @index_app.command("build")

@@ -5,7 +5,11 @@ RankRAGError                 500 internal_error
 ├── CheckpointError          500 checkpoint_error      the served model cannot rank: stops the start
 ├── CorpusError              500 corpus_error          a corpus row is bad: stops an index build
 ├── RequestError             422 invalid_request       a field is wrong; names it and its limit
-│   └── TooLargeError        413 request_too_large     the body or a list is over its limit
+│   ├── TooLargeError        413 request_too_large     the body or a list is over its limit
+│   ├── HeadersTooLargeError 431 headers_too_large     the headers are over their limit
+│   └── SlowRequestError     408 request_timeout       the body did not come in time
+├── UnauthenticatedError     401 unauthenticated       no API key, or one that is not known
+├── ForbiddenError           403 forbidden             this key lacks the scope that the path needs
 ├── NotFoundError            404 not_found             no such path
 ├── MethodNotAllowedError    405 method_not_allowed    this path has other methods
 ├── EngineError              503 engine_unavailable    vLLM is down, not verified yet, or gave no usable answer
@@ -13,6 +17,8 @@ RankRAGError                 500 internal_error
 │   └── EngineRefusedError   502 engine_refused        vLLM refuses this very request
 ├── RerankGatedError         503 rerank_gated          the checkpoint has not passed the ranking gate
 ├── OverloadedError          429 overloaded            more work waits than can be done in time
+├── RateLimitedError         429 rate_limited          this caller has asked as often as it may for now
+├── ShuttingDownError        503 shutting_down         not done before this process had to end
 ├── IndexUnavailableError    503 index_unavailable     no index is loaded, or its files were written to
 ├── RetrievalError           500 retrieval_failed      the encoder or the index failed
 └── DeadlineError            504 deadline_exceeded     not done in the time the request has
@@ -64,6 +70,26 @@ class TooLargeError(RequestError):
     code = "request_too_large"
 
 
+class HeadersTooLargeError(RequestError):
+    status = 431
+    code = "headers_too_large"
+
+
+class SlowRequestError(RequestError):
+    status = 408
+    code = "request_timeout"
+
+
+class UnauthenticatedError(RankRAGError):
+    status = 401
+    code = "unauthenticated"
+
+
+class ForbiddenError(RankRAGError):
+    status = 403
+    code = "forbidden"
+
+
 class NotFoundError(RankRAGError):
     status = 404
     code = "not_found"
@@ -104,6 +130,22 @@ class OverloadedError(RankRAGError):
 
     status = 429
     code = "overloaded"
+    retry_after_s = 1
+
+
+class RateLimitedError(RankRAGError):
+    """`retry_after_s` is when the caller may ask again."""
+
+    status = 429
+    code = "rate_limited"
+    retry_after_s = 1
+
+
+class ShuttingDownError(RankRAGError):
+    """Another replica, or this one's successor, can do it at once."""
+
+    status = 503
+    code = "shutting_down"
     retry_after_s = 1
 
 

@@ -44,6 +44,9 @@ NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 # What the service should know of such a vLLM.
 SERVICE_ENVIRONMENT = {"RANKRAG_VLLM__PRIORITY_SCHEDULING": "true", "RANKRAG_VLLM__WINDOW_TOKENS": "8192"}
 
+# A service for this machine's user alone, on loopback and on one port: no keys, and Ctrl-C ends it at once.
+LOCAL_ENVIRONMENT = {"RANKRAG_AUTH__MODE": "off", "RANKRAG_ADMIN__PORT": "0", "RANKRAG_SHUTDOWN__DELAY_S": "0"}
+
 
 def free_port() -> int:
     """A loopback port that nothing listens on right now."""
@@ -90,15 +93,19 @@ def vllm_process(
 
 
 def service_process(port: int, environment: dict[str, str], log: Path, *, path: str = "/readyz") -> HTTPExecutor:
-    """`rankrag serve` with settings from `environment`; ready when questions can be asked."""
+    """`rankrag serve` with settings from `environment`; ready when questions can be asked.
+
+    It is open to this machine's users, unless `environment` or this process's own says otherwise.
+    """
     command = [sys.executable, "-m", "service", "serve", "--host", HOST, "--port", str(port)]
-    return _process(command, f"http://{HOST}:{port}{path}", environment, log)
+    local = {name: value for name, value in LOCAL_ENVIRONMENT.items() if name not in os.environ}
+    return _process(command, f"http://{HOST}:{port}{path}", {**local, **environment}, log)
 
 
 def _process(command: list[str], url: str, environment: dict[str, str], log: Path) -> HTTPExecutor:
     log.parent.mkdir(parents=True, exist_ok=True)
     return HTTPExecutor(
-        f"exec {shlex.join(command)} > {shlex.quote(str(log))} 2>&1", url, shell=True, method="GET",
+        f"exec {shlex.join(command)} > {shlex.quote(str(log))} 2>&1", url, shell=True, method="GET",  # nosec B604
         timeout=START_TIMEOUT_S, envvars={**os.environ, **environment}, expected_returncode=None,
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from opentelemetry import trace
 from structlog.stdlib import ProcessorFormatter
 from structlog.types import EventDict, Processor
 
+from service.redaction import RedactingFormatter, redacting, secrets_in
 from service.settings import Settings
 
 _OWN: Final = "service"
@@ -35,12 +36,11 @@ def _handler(settings: Settings) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     is_text = settings.log.format == "text" or (settings.log.format == "auto" and sys.stderr.isatty())
     shown: list[Processor] = [_TEXT] if is_text else [structlog.processors.format_exc_info, _JSON]
-    handler.setFormatter(
-        ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_EVERY_LINE],
-            processors=[ProcessorFormatter.remove_processors_meta, *shown],
-        )
+    formatter = ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *_EVERY_LINE],
+        processors=[ProcessorFormatter.remove_processors_meta, *shown],
     )
+    handler.setFormatter(RedactingFormatter(formatter, redacting(secrets_in(settings))))
     return handler
 
 

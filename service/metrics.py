@@ -74,6 +74,13 @@ class Metrics:
         self.cache_dropped = Counter(
             "rankrag_cache_dropped", "Entries that were not written to Redis: too many waited.", registry=registry
         )
+        self.key_reloads = Counter(
+            "rankrag_key_reloads", "Changes of the key file, taken over or refused.", ["result"], registry=registry
+        )
+        self.rate_limit_failures = Counter(
+            "rankrag_rate_limit_failures", "Times that Redis could not count requests, and this process did.",
+            registry=registry,
+        )  # fmt: skip
         self.answers = Counter("rankrag_answers", "Answers by outcome.", ["outcome"], registry=registry)
         self.degraded = Counter("rankrag_degraded", "Responses by declared degradation.", ["kind"], registry=registry)
         self.engine_up = Gauge("rankrag_engine_up", "1 while at least one replica may get work.", registry=registry)
@@ -129,6 +136,11 @@ class Metrics:
             self.errors.labels(error.code)
         for priority in Priority:
             self.queue_age.labels(priority.name.lower())
+        for result in ("taken_over", "refused"):
+            self.key_reloads.labels(result)
+
+    def observe_key_reload(self, is_taken_over: bool) -> None:
+        self.key_reloads.labels("taken_over" if is_taken_over else "refused").inc()
 
     def observe_replicas(self, num_ready: int, num_known: int) -> None:
         self.replicas.labels("ready").set(num_ready)

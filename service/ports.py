@@ -206,3 +206,20 @@ class NoTracer:
 
 
 NO_TRACER: Final = NoTracer()
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What the tightest of a caller's rates says: how many requests a window has, and how many are left of it."""
+
+    is_granted: bool
+    limit: int
+    window_s: int
+    remaining: int
+    reset_s: int
+
+
+class RateLimiter(Protocol):
+    async def take(self, caller: str, rates: str) -> Allowance:
+        """Count one request of `caller`; `rates` are like `600/minute;20/second`. It never fails."""
+        ...

@@ -5,22 +5,27 @@ Variables are `RANKRAG_` plus the field's name in capitals; nested ones join wit
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+from limits import parse_many
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     HttpUrl,
+    ModelWrapValidatorHandler,
     RedisDsn,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +33,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX = "RANKRAG_"
 PositiveSeconds = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+# Where commands that ask a running service find the caller's key; no setting of the service.
+CLIENT_KEY = "RANKRAG_API_KEY"  # pragma: allowlist secret
+
+# What a browser sends as Origin: scheme and host, no path.
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
+
+
+class Mistake(NamedTuple):
+    """A setting by its field (`vllm.url`), and what is wrong with it."""
+
+    field: str
+    message: str
 
 
 class _Section(BaseModel):
@@ -44,6 +63,26 @@ def _checked_url(text: str) -> str:
         return str(HttpUrl(text))
     except ValidationError as exc:
         raise ValueError(f"{text!r} is no URL of a server: {exc.errors()[0]['msg']}") from exc
+
+
+def _checked_rates(text: str) -> str:
+    """Rates as `limits` reads them, which drops what it can't read. Raises ValueError."""
+    with suppress(ValueError):
+        if len(parse_many(text)) == len(text.split(";")):
+            return text
+    raise ValueError(f"{text!r} is no rate: write `100/minute`, or several with `;` between")
+
+
+def _checked_origins(text: str) -> str:
+    """Origins without spaces around them; a mistake names the one that is wrong."""
+    origins = [part.strip() for part in text.split(",")]
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: write `https://host` without a path, or `*`")
+    return ",".join(origins)
+
+
+Rates = Annotated[str, AfterValidator(_checked_rates)]
 
 
 class VllmSettings(_Section):
@@ -197,6 +236,68 @@ class LimitSettings(_Section):
     max_filters: PositiveInt = Field(16, description="Conditions in `filters`.")
     max_filter_depth: PositiveInt = Field(8, description="Levels of `and`, `or` and `not` in `filters`.")
     max_deadline_ms: PositiveInt = Field(60_000, description="Milliseconds in `deadline_ms` or `X-Deadline-Ms`.")
+    max_header_bytes: PositiveInt = Field(16_384, description="Bytes of a request's target and headers together.")
+    max_headers: PositiveInt = Field(100, description="Headers of a request.")
+    head_timeout_s: PositiveSeconds = Field(
+        10.0, description="A connection whose request's headers aren't complete by then is closed."
+    )
+    body_timeout_s: PositiveSeconds = Field(30.0, description="A body that isn't complete by then is a 408.")
+
+
+class AuthSettings(_Section):
+    """Who may ask."""
+
+    mode: Literal["keys", "off"] = Field(
+        "keys", description="`keys`: callers need an API key. `off`: anybody who can reach the port may ask anything."
+    )
+    key_file: Path | None = Field(
+        None,
+        description="The API keys' entries, as `rankrag keys new` prints them; read again when it changes. With "
+        "`keys` the service doesn't start without.",
+    )
+    reload_interval_s: PositiveSeconds = Field(2.0, description="Between two looks at the key file.")
+
+
+class RateLimitSettings(_Section):
+    """How often one caller may ask. A caller is a key or, with `auth.mode` off, a client address."""
+
+    requests: Rates | None = Field(
+        None,
+        description="Of one caller, e.g. `600/minute;20/second`; a key's own `rate_limit` goes before it. Unset: any.",
+    )
+    timeout_s: PositiveSeconds = Field(
+        0.05, description="Where Redis takes longer to count, each process counts by itself for a while."
+    )
+
+
+class AdminSettings(_Section):
+    """The port for probes and metrics, which asks for no key: keep it inside the cluster."""
+
+    host: str = Field("127.0.0.1", description="Address of `/metrics`, `/livez` and `/readyz` for the platform.")
+    port: Port = Field(
+        8081,
+        description="Its port; no key is asked for there. 0: none, and `/metrics` is on the main port (scope `admin`).",
+    )
+
+
+class TlsSettings(_Section):
+    """HTTPS on the main port."""
+
+    cert_file: Path | None = Field(None, description="Certificate chain (PEM). Set: the main port speaks HTTPS.")
+    key_file: Path | None = Field(None, description="Its private key (PEM).")
+    key_password_file: Path | None = Field(None, description="A file that holds the private key's password.")
+    client_ca_file: Path | None = Field(
+        None, description="Only clients with a certificate by this authority may connect."
+    )
+
+
+class ShutdownSettings(_Section):
+    """What happens between SIGTERM and the end."""
+
+    delay_s: Annotated[float, Field(ge=0)] = Field(
+        5.0, description="After SIGTERM `/readyz` is red, and requests are taken for so long: until balancers know."
+    )
+    grace_s: PositiveInt = Field(15, description="Then what is in flight has so long to finish.")
 
 
 class Settings(BaseSettings):
@@ -229,7 +330,19 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on.")
+    port: Port = Field(8080, description="Port to listen on.")
+    workers: PositiveInt = Field(
+        1,
+        description="Processes on the port, each with its own queue, index and memory, and an admin port of its own: "
+        "`admin.port`, the next one, and so on (without them `/metrics` is that of any). Replicas are better where "
+        "something looks after them.",
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="Addresses or networks, separated by commas, whose `X-Forwarded-For` is believed."
+    )
+    cors_origins: Annotated[str, AfterValidator(_checked_origins)] | None = Field(
+        None, description="Origins of web pages, separated by commas, that browsers may let ask. Unset: none."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
     vllm: VllmSettings = VllmSettings()
@@ -239,6 +352,54 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
+    auth: AuthSettings = AuthSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    admin: AdminSettings = AdminSettings()
+    tls: TlsSettings = TlsSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
+
+
+class _WithoutMistakes(Settings):
+    """What is right in the settings, with defaults for the rest."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _prune(cls, data: Any, handler: ModelWrapValidatorHandler["_WithoutMistakes"]) -> "_WithoutMistakes":
+        try:
+            return handler(data)
+        except ValidationError as exc:
+            for error in exc.errors():
+                _remove(data, [str(part) for part in error["loc"][:2]])
+            return handler(data)
+
+
+def _remove(data: Any, path: list[str]) -> None:
+    """The value at `path`, or the section that isn't one."""
+    section = data.get(path[0])
+    if len(path) == 2 and isinstance(section, dict):
+        section.pop(path[1], None)
+    else:
+        data.pop(path[0], None)
+
+
+def read_settings() -> tuple[Settings, list[Mistake]]:
+    """The settings and what is wrong in them; those that are wrong have their defaults."""
+    try:
+        return Settings(), []
+    except ValidationError as exc:
+        mistakes = [Mistake(".".join(map(str, error["loc"])), error["msg"]) for error in exc.errors()]
+        return _WithoutMistakes(), mistakes
+
+
+def client_headers() -> dict[str, str]:
+    """What a command sends to a running service: the caller's key, if it has one."""
+    key = os.environ.get(CLIENT_KEY)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def variable_of(field: str) -> str:
+    """`vllm.url` is set by `RANKRAG_VLLM__URL`."""
+    return PREFIX + field.replace(".", "__").upper()
 
 
 def describe_settings() -> str:
@@ -254,7 +415,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
     Not an error: Kubernetes sets such names for a Service called rankrag.
     """
-    known = [name for name, _ in _variables(Settings, PREFIX)]
+    known = [CLIENT_KEY, *(name for name, _ in _variables(Settings, PREFIX))]
     sections = {name.rpartition("__")[0] for name in known}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in sections.union(known))
     return [

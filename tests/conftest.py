@@ -1,7 +1,16 @@
-"""Examples have no deadline of their own: a busy machine is no failure (pytest-timeout bounds whole tests)."""
+"""Examples have no deadline of their own: a busy machine is no failure (pytest-timeout bounds whole tests).
+
+Apps that tests make are open and on one port, unless a test says otherwise.
+"""
+
+import os
 
 import structlog
 from hypothesis import settings
+
+from service.local_stack import LOCAL_ENVIRONMENT
+
+os.environ.update(LOCAL_ENVIRONMENT)
 
 settings.register_profile("rankrag", deadline=None)
 settings.load_profile("rankrag")

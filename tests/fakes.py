@@ -144,6 +144,13 @@ class FakeScorer:
             self.num_running -= 1
 
 
+async def until_running(scorer: FakeScorer) -> None:
+    """Wait, for five seconds at most, until a request is being scored."""
+    async with asyncio.timeout(5):
+        while not scorer.num_running:  # noqa: ASYNC110 (the fake sets no event)
+            await asyncio.sleep(0.001)
+
+
 @dataclass
 class FakeCutter:
     """Its tokens are words, of which the context has room for `room`."""

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from typer.testing import CliRunner
 
+from service.adapters.key_file import parse_keys
 from service.adapters.tokenizer import PromptTokenizer, open_tokenizer
 from service.cli import CONFIG_EXIT, app
 from service.settings import describe_settings
@@ -189,3 +190,24 @@ def test_service_that_is_not_there_ends_ask_with_its_address(runner: CliRunner) 
     result = runner.invoke(app, ["ask", "How high?", "--url", "http://127.0.0.1:1"])
     assert result.exit_code == 1
     assert "http://127.0.0.1:1 can't be reached" in result.stderr
+
+
+def test_a_key_is_shown_once_and_its_entry_goes_to_the_file(runner: CliRunner) -> None:
+    arguments = ["keys", "new", "--name", "shop", "--scope", "answer", "--scope", "rerank", "--rate-limit", "9/minute"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0
+    key = next(word for word in result.stderr.split() if word.startswith("rrk_"))
+    assert key not in result.stdout
+    found = parse_keys(result.stdout.encode(), "keys").find(key.encode())
+    assert found is not None
+    assert (found.name, found.scopes, found.rate_limit) == ("shop", frozenset({"answer", "rerank"}), "9/minute")
+    again = runner.invoke(app, arguments)
+    assert again.stdout != result.stdout
+
+
+@pytest.mark.parametrize(("option", "value"), [("--scope", "root"), ("--name", "a b"), ("--rate-limit", "often")])
+def test_a_key_that_the_file_would_not_take_is_not_made(runner: CliRunner, option: str, value: str) -> None:
+    chosen = {"--name": "shop", "--scope": "answer", option: value}
+    result = runner.invoke(app, ["keys", "new", *(part for pair in chosen.items() for part in pair)])
+    assert (result.exit_code, result.stdout) == (CONFIG_EXIT, "")
+    assert option.strip("-").replace("-", "_").rstrip("s") in result.stderr

@@ -15,12 +15,24 @@ from tests import observability as seen
 OWN = [family for family in seen.metrics() if family.name.startswith("rankrag_")]
 
 # https://prometheus.io/docs/practices/naming/: the base unit in the plural; what is counted is a unit, too.
-UNITS = {"seconds", "tokens", "pairs", "requests", "calls", "replicas", "spans", "lookups", "answers", "errors"}
+UNITS = {
+    "seconds",
+    "tokens",
+    "pairs",
+    "requests",
+    "calls",
+    "replicas",
+    "spans",
+    "lookups",
+    "answers",
+    "errors",
+    "tasks",
+}
 WITHOUT_UNIT = {
     "rankrag_label_mass", "rankrag_gate_recall",  # shares
     "rankrag_engine_up", "rankrag_gate", "rankrag_rerank_on",  # 0 or 1
     "rankrag_requests_in_flight", "rankrag_cache_failures", "rankrag_cache_slow", "rankrag_cache_dropped",
-    "rankrag_degraded", "rankrag_pairs_joined",
+    "rankrag_degraded", "rankrag_pairs_joined", "rankrag_key_reloads", "rankrag_rate_limit_failures",
 }  # fmt: skip
 
 
@@ -76,6 +88,7 @@ def test_labels_are_of_closed_sets() -> None:
         "outcome": {"answered", "abstained"},
         "source": {"engine", "cache"},
         "direction": {"prompt", "completion"},
+        "result": {"taken_over", "refused"},
         "state": set(GATE_STATES),
         "stage": {"encode", "search", "score", "generate", "ttft", "total"},
     }

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from service.settings import Settings, describe_settings, unknown_variables
+from service.settings import Settings, describe_settings, read_settings, unknown_variables, variable_of
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -126,6 +126,46 @@ def test_wrong_setting_of_traces_or_logs_is_named(variable: str, value: str, mon
     ]
 
 
+def test_what_is_right_is_kept_beside_the_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "TOP_N": "0", "TOP_K": "7", "VLLM__URL": "gpu:9000", "VLLM__MAX_CONECTIONS": "3", "VLLM__API_KEY": "x",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"RANKRAG_{name}", value)
+    settings, mistakes = read_settings()
+    assert {mistake.field for mistake in mistakes} == {"top_n", "vllm.url", "vllm.max_conections"}
+    assert {variable_of(mistake.field) for mistake in mistakes} == {
+        "RANKRAG_TOP_N", "RANKRAG_VLLM__URL", "RANKRAG_VLLM__MAX_CONECTIONS",
+    }  # fmt: skip
+    assert (settings.top_n, settings.top_k, settings.vllm.url) == (20, 7, "http://127.0.0.1:8000/")
+    assert settings.vllm.api_key is not None
+
+
+def test_settings_without_mistakes_are_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_TOP_K", "7")
+    settings, mistakes = read_settings()
+    assert (settings, mistakes) == (Settings(), [])
+
+
+@pytest.mark.parametrize("rates", ["100/minute", "100 per minute", "600/minute;20/second", "5/2minutes"])
+def test_rates_are_those_of_limits(rates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_RATE_LIMIT__REQUESTS", rates)
+    assert Settings().rate_limit.requests == rates
+
+
+@pytest.mark.parametrize("rates", ["often", "100", "100/minute;often", "100/minute; ", ""])
+def test_what_is_no_rate_is_named(rates: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_RATE_LIMIT__REQUESTS", rates)
+    with pytest.raises(ValidationError, match="is no rate"):
+        Settings()
+
+
+@pytest.mark.parametrize("origins", ["https://a.example/path", "a.example", "https://a.example,", "null", "file://a"])
+def test_what_is_no_origin_is_named(origins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAG_CORS_ORIGINS", origins)
+    with pytest.raises(ValidationError, match="is no origin"):
+        Settings()
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError):
         Settings().top_n = 5  # type: ignore[misc]
@@ -138,7 +178,7 @@ def test_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_has_every_variable_with_its_meaning() -> None:
     rows = re.findall(r"^\| `(RANKRAG_\w+)` \| (.*?) \| (.+) \|$", describe_settings(), re.MULTILINE)
-    sections = [Settings.model_fields[name] for name in ("vllm", "index", "gate", "cache", "limits", "log", "tracing")]
+    sections = [field for field in Settings.model_fields.values() if isinstance(field.default, BaseModel)]
     num_fields = len(Settings.model_fields) - len(sections) + sum(len(type(s.default).model_fields) for s in sections)
     assert len(rows) == num_fields
     assert ("RANKRAG_TOP_N", "`20`") in {(name, default) for name, default, _ in rows}

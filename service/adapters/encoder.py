@@ -86,13 +86,18 @@ class QueryEncoder:
     async def encode_query(self, question: str, *, use_cache: bool = True) -> Vector:
         key = self._keys.embedding(question)
         found = (await self._cache.get_many("embedding", [key]))[0] if use_cache else None
-        if found is not None and len(found) == self._num_bytes:  # of another length it is none of this encoder's
-            return np.frombuffer(found, dtype=np.float32)
+        if found is not None and (known := self._vector(found)) is not None:
+            return known
         async with self._turn:
             vector: Vector = (await asyncio.to_thread(self._encoder.encode, [question]))[0]
         if use_cache:
             await self._cache.set_many("embedding", {key: vector.tobytes()})
         return vector
+
+    def _vector(self, found: bytes) -> Vector | None:
+        """None where it is none of this encoder's: of another length, or with something that is no number."""
+        vector = np.frombuffer(found, dtype=np.float32) if len(found) == self._num_bytes else None
+        return vector if vector is not None and bool(np.isfinite(vector).all()) else None
 
 
 def model_directory(name: str, revision: str | None) -> Path:

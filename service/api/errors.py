@@ -16,31 +16,46 @@ from service.api.access_log import tell
 from service.api.dialects import Dialect, dialect_of
 from service.api.filters import TAGS
 from service.api.rerank_schemas import TextsErrorBody, TextsErrorType
+from service.api.response_headers import security_headers
 from service.api.schemas import ErrorBody, ErrorDetail
 from service.errors import (
     DeadlineError,
     EngineError,
     EngineOverloadedError,
     EngineRefusedError,
+    ForbiddenError,
+    HeadersTooLargeError,
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
     RankRAGError,
+    RateLimitedError,
     RequestError,
+    ShuttingDownError,
+    SlowRequestError,
+    TooLargeError,
+    UnauthenticatedError,
 )
 from service.metrics import Metrics
+from service.redaction import redact
 
 log = structlog.get_logger(__name__)
 
+# What is refused before and while a body is read.
+REQUEST_ERRORS: Final = (
+    UnauthenticatedError, ForbiddenError, RateLimitedError, HeadersTooLargeError, SlowRequestError, RequestError,
+    TooLargeError,
+)  # fmt: skip
 ENGINE_ERRORS: Final = (
-    OverloadedError, EngineError, EngineOverloadedError, EngineRefusedError, DeadlineError, RankRAGError,
+    OverloadedError, EngineError, EngineOverloadedError, EngineRefusedError, DeadlineError, ShuttingDownError,
+    RankRAGError,
 )  # fmt: skip
 
 
 def error_body(exc: RankRAGError) -> ErrorBody:
-    detail = ErrorDetail(type=type(exc).__name__, code=exc.code, message=exc.message, param=exc.field, limit=exc.limit)
-    id_ = correlation_id.get()
-    return ErrorBody(message=exc.message, detail=exc.message, error=detail, id=id_, request_id=id_)
+    message, id_ = redact(exc.message), correlation_id.get()  # what vLLM or a library said may hold a password
+    detail = ErrorDetail(type=type(exc).__name__, code=exc.code, message=message, param=exc.field, limit=exc.limit)
+    return ErrorBody(message=message, detail=message, error=detail, id=id_, request_id=id_)
 
 
 def texts_error_body(exc: RankRAGError) -> TextsErrorBody:
@@ -125,9 +140,10 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         return error_response(error, headers, _dialect(request, exc))
 
     async def handle_unexpected(request: Request, exc: Exception) -> Response:
-        """Starlette calls this outside of every middleware: nobody else adds the request id."""
+        """Starlette calls this outside of every middleware: nobody else adds their headers."""
         response = await handle(request, exc)
         response.headers["X-Request-ID"] = correlation_id.get() or ""
+        response.headers.update(security_headers(request.scope))
         return response
 
     async def leave(_: Request, __: Exception) -> Response:

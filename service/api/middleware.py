@@ -1,5 +1,6 @@
-"""Around every request, as plain ASGI: a bound on the body, one log line, the request metrics."""
+"""Around every request, as plain ASGI: bounds on headers and body, one log line, the request metrics."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.access_log import tell, told
 from service.api.errors import error_response
-from service.errors import TooLargeError
+from service.core.access import SCOPE_OF
+from service.errors import HeadersTooLargeError, RankRAGError, SlowRequestError, TooLargeError
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -19,32 +21,68 @@ CLIENT_GONE = 499
 
 # Asked every few seconds by machines: they have no log line and no span.
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+# But for who may not ask.
+REFUSED = frozenset({401, 403})
+
+
+class HeaderLimit:
+    """A target and headers of more than `max_bytes`, or more than `max_headers` of them, are a 431."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_headers: int, metrics: Metrics) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_headers = max_headers
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (error := self._error(scope)):
+            self._metrics.errors.labels(error.code).inc()
+            tell(scope, error=error.code)
+            await error_response(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _error(self, scope: Scope) -> RankRAGError | None:
+        headers = scope["headers"]
+        if len(headers) > self._max_headers:
+            message = f"headers: {len(headers)} given, at most {self._max_headers} allowed"
+            return HeadersTooLargeError(message, field="headers", limit=self._max_headers)
+        if head_bytes(scope) > self._max_bytes:
+            message = f"headers: more than {self._max_bytes} bytes"
+            return HeadersTooLargeError(message, field="headers", limit=self._max_bytes)
+        return None
+
+
+def head_bytes(scope: Scope) -> int:
+    """Bytes of the target and of the headers, with the four that separate each from the next."""
+    target = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    return target + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
 
 
 class BodyLimit:
-    """Reads the body up to `max_bytes` before the app sees it; a longer one is a 413, unread beyond that."""
+    """Reads the body up to `max_bytes` before the app sees it; a longer one is a 413, unread beyond that.
 
-    def __init__(self, app: ASGIApp, max_bytes: int, metrics: Metrics) -> None:
+    One that isn't complete within `timeout_s` is a 408.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, metrics: Metrics) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        messages, size, is_complete = [], 0, False
-        while not is_complete and size <= self._max_bytes:
-            messages.append(await receive())
-            if messages[-1]["type"] == "http.disconnect":
-                return
-            size += len(messages[-1].get("body", b""))
-            is_complete = not messages[-1].get("more_body", False)
-        if size > self._max_bytes:
-            self._metrics.errors.labels(TooLargeError.code).inc()
-            tell(scope, error=TooLargeError.code)
-            error = TooLargeError(f"body: more than {self._max_bytes} bytes", field="body", limit=self._max_bytes)
-            await error_response(error)(scope, receive, send)
+        try:
+            messages = await self._read(receive)
+        except RankRAGError as exc:
+            self._metrics.errors.labels(exc.code).inc()
+            tell(scope, error=exc.code)
+            await error_response(exc, {"Connection": "close"})(scope, receive, send)
+            return
+        if messages[-1]["type"] == "http.disconnect":
             return
         waiting = iter(messages)
 
@@ -52,6 +90,22 @@ class BodyLimit:
             return next(waiting, None) or await receive()
 
         await self._app(scope, replay, send)
+
+    async def _read(self, receive: Receive) -> list[Message]:
+        """All of the body, or what came before the client hung up. Raises TooLargeError, SlowRequestError."""
+        messages, size, is_complete = [], 0, False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not is_complete:
+                    messages.append(await receive())
+                    size += len(messages[-1].get("body", b""))
+                    is_complete = not messages[-1].get("more_body", False)  # hanging up is an end, too
+                    if size > self._max_bytes:
+                        message = f"body: more than {self._max_bytes} bytes"
+                        raise TooLargeError(message, field="body", limit=self._max_bytes)
+        except TimeoutError as exc:
+            raise SlowRequestError(f"body: not complete within {self._timeout_s:g} s", field="body") from exc
+        return messages
 
 
 class Observe:
@@ -85,12 +139,13 @@ class Observe:
         route = _route(scope)
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if route not in QUIET:
+        if route not in QUIET or status in REFUSED:
             log.info(
                 "request", method=scope["method"], route=route, status=status, seconds=round(seconds, 4), **told(scope)
             )  # fmt: skip
 
 
 def _route(scope: Scope) -> str:
+    """Where a request was refused before it was routed, its path counts if it is one of ours."""
     route: Any = scope.get("route")
-    return getattr(route, "path", "unmatched")
+    return getattr(route, "path", scope["path"] if scope["path"] in SCOPE_OF else "unmatched")

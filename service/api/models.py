@@ -5,7 +5,10 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from service.api.access import KEY_NEEDED
+from service.api.errors import error_rows
 from service.api.services import ServicesDep
+from service.errors import UnauthenticatedError
 
 router = APIRouter()
 
@@ -22,7 +25,9 @@ class ModelsResponse(BaseModel):
     data: list[ModelBody]
 
 
-@router.get("/v1/models", summary="The served checkpoint")
+@router.get(
+    "/v1/models", summary="The served checkpoint", dependencies=KEY_NEEDED, responses=error_rows(UnauthenticatedError)
+)
 async def models(services: ServicesDep) -> ModelsResponse:
     """There is one, whatever `model` a request names."""
     return ModelsResponse(data=[ModelBody(id=services.model)])

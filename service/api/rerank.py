@@ -8,11 +8,12 @@ from asgi_correlation_id import correlation_id
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel
 
+from service.api.access import KEY_NEEDED
 from service.api.access_log import note_scores, timings_ms
 from service.api.asking import CacheControl, DeadlineHeader, bounds, deadline_of, is_no_store
 from service.api.deadline import Deadline
 from service.api.dialects import Dialect, Ranking, dialect_of, priority_of, ranking_of
-from service.api.errors import ENGINE_ERRORS, error_rows
+from service.api.errors import ENGINE_ERRORS, REQUEST_ERRORS, error_rows
 from service.api.limits import check_rerank
 from service.api.render import json_response, usage_body
 from service.api.rerank_schemas import (
@@ -35,7 +36,7 @@ from service.api.rerank_schemas import (
 from service.api.services import Services, ServicesDep
 from service.core.ranking import best_of_parts, order_by_relevance
 from service.core.scoring import UNCALIBRATED
-from service.errors import RequestError, RerankGatedError, TooLargeError
+from service.errors import RerankGatedError
 from service.pipeline import Stopwatch, degradation, note_scoring
 from service.ports import Scores
 from service.types import Passage, Score, Timings
@@ -45,7 +46,7 @@ router = APIRouter()
 # The scorer itself gives what it has at the deadline; this much later it is cut off without.
 PARTIAL_GRACE_S = 0.25
 
-_ERRORS: Final = (RequestError, TooLargeError, RerankGatedError, *ENGINE_ERRORS)
+_ERRORS: Final = (*REQUEST_ERRORS, RerankGatedError, *ENGINE_ERRORS)
 _EitherBody = Annotated[EitherRequest, Body(openapi_examples={**EXAMPLES, **TEXTS_EXAMPLE})]
 _DocumentsBody = Annotated[RerankRequest, Body(openapi_examples=EXAMPLES)]
 
@@ -54,6 +55,7 @@ _DocumentsBody = Annotated[RerankRequest, Body(openapi_examples=EXAMPLES)]
     "/rerank",
     response_model=EitherResponse,
     responses=error_rows(*_ERRORS, model=EitherErrorBody),
+    dependencies=KEY_NEEDED,
     summary="Order documents by relevance to a query",
 )
 async def rerank(
@@ -69,10 +71,15 @@ async def rerank(
 
 
 @router.post(
-    "/v1/rerank", response_model=RerankResponse, responses=error_rows(*_ERRORS), summary="As Jina and Cohere v1"
+    "/v1/rerank",
+    response_model=RerankResponse,
+    responses=error_rows(*_ERRORS),
+    dependencies=KEY_NEEDED,
+    summary="As Jina and Cohere v1",
 )
 @router.post(
-    "/v2/rerank", response_model=RerankResponse, responses=error_rows(*_ERRORS), summary="As Cohere v2"
+    "/v2/rerank", response_model=RerankResponse, responses=error_rows(*_ERRORS), dependencies=KEY_NEEDED,
+    summary="As Cohere v2",
 )  # fmt: skip
 async def rerank_documents(
     request: Request, body: _DocumentsBody, services: ServicesDep,

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 from sse_starlette import EventSourceResponse
 
+from service.api.access import KEY_NEEDED
 from service.api.access_log import note_answer, note_search
 from service.api.asking import CacheControl, DeadlineHeader, bounds, deadline_of, is_no_store
 from service.api.deadline import Deadline
-from service.api.errors import ENGINE_ERRORS, error_rows
+from service.api.errors import ENGINE_ERRORS, REQUEST_ERRORS, error_rows
 from service.api.filters import as_filter
 from service.api.limits import check_answer, check_search
 from service.api.render import answer_body, json_response, search_body, sse_events
@@ -20,7 +21,7 @@ from service.errors import (
     RankRAGError,
     RequestError,
     RetrievalError,
-    TooLargeError,
+    ShuttingDownError,
 )
 from service.types import Passage, Priority, Query
 
@@ -34,8 +35,9 @@ _ANSWER_PRIORITIES = {"interactive": Priority.ANSWER, "bulk": Priority.BULK}
     response_model=AnswerResponse,
     responses={
         200: {"content": {"text/event-stream": {}}},  # with `stream`
-        **error_rows(RequestError, TooLargeError, IndexUnavailableError, RetrievalError, *ENGINE_ERRORS),
+        **error_rows(*REQUEST_ERRORS, IndexUnavailableError, RetrievalError, *ENGINE_ERRORS),
     },
+    dependencies=KEY_NEEDED,
     summary="Answer a question from the index, or from given passages",
 )
 async def answer(
@@ -60,8 +62,9 @@ async def answer(
     "/search",
     response_model=SearchResponse,
     responses=error_rows(
-        RequestError, TooLargeError, IndexUnavailableError, RetrievalError, DeadlineError, RankRAGError
+        *REQUEST_ERRORS, IndexUnavailableError, RetrievalError, DeadlineError, ShuttingDownError, RankRAGError
     ),
+    dependencies=KEY_NEEDED,
     summary="Find passages in the index, without reranking",
 )
 async def search(

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from service import __version__
 from service.errors import ConfigError, RankRAGError
 from service.evaluation.collections import Files, read_collection, sampled
-from service.settings import Settings
+from service.settings import Settings, client_headers
 from service.types import JudgedQuestion
 
 if TYPE_CHECKING:  # heavy imports, some of the extra, only where they are needed
@@ -269,7 +269,7 @@ class Asked:
 
     @staticmethod
     def _http(url: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=url, timeout=HTTP_TIMEOUT_S)
+        return httpx.AsyncClient(base_url=url, timeout=HTTP_TIMEOUT_S, headers=client_headers())
 
     @asynccontextmanager
     async def effort(self, questions: list[JudgedQuestion]) -> "AsyncIterator[Effort]":

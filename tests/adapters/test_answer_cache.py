@@ -47,6 +47,7 @@ async def test_unscored_passages_come_back_too() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b"null", b"\xff", b'{"text": "of an older version"}'])
+@pytest.mark.threat("T23")
 async def test_value_that_cannot_be_read_is_a_miss(value: bytes) -> None:
     cache = memory()
     await cache.set_many("answer", {KEYS.answer(QUERY): value})

@@ -73,7 +73,8 @@ async def test_without_the_cache_it_is_neither_read_nor_written() -> None:
     assert len(model.threads) == 3
 
 
-@pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8, b"\0" * 16])
+@pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8, b"\0" * 16, b"\xff" * 12])
+@pytest.mark.threat("T23")
 async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
     cache = MemoryCache({"embedding": 60}, max_entries=10)
     await cache.set_many("embedding", {KEYS.embedding("four"): value})

@@ -131,6 +131,7 @@ async def test_without_the_cache_it_is_neither_read_nor_written() -> None:
 @pytest.mark.parametrize(
     "value", [b"", b"short", b"x" * 17, struct.pack("<dd", math.nan, 1.0), struct.pack("<dd", 1.5, 1.0), b"\xff" * 16]
 )
+@pytest.mark.threat("T23")
 async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
     cache, vllm = CountingCache(), FakeVllm()
     await cache.set_many("score", {KEYS.score(QUESTION, PASSAGES[0]): value})

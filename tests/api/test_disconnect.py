@@ -58,6 +58,7 @@ async def count_of(client: httpx.AsyncClient, route: str, status: int) -> bool:
 
 
 @pytest.mark.parametrize(("path", "body"), [("/rerank", RERANK), ("/answer", ANSWER)])
+@pytest.mark.threat("T12")
 async def test_client_that_hangs_up_ends_its_scoring(
     client: httpx.AsyncClient, app: FastAPI, fakes: FakeServices, path: str, body: Any
 ) -> None:
@@ -75,6 +76,7 @@ async def test_client_that_hangs_up_ends_its_scoring(
     assert "rankrag_requests_in_flight 1.0" in metrics  # this very request
 
 
+@pytest.mark.threat("T12")
 async def test_client_that_hangs_up_ends_its_answer(
     client: httpx.AsyncClient, app: FastAPI, fakes: FakeServices
 ) -> None:
@@ -90,6 +92,7 @@ async def test_client_that_hangs_up_ends_its_answer(
 
 
 @pytest.mark.parametrize("stage", ["scorer", "generator"])
+@pytest.mark.threat("T12")
 async def test_client_that_hangs_up_ends_its_stream(
     client: httpx.AsyncClient, app: FastAPI, fakes: FakeServices, stage: str
 ) -> None:
@@ -114,7 +117,7 @@ async def test_client_that_hangs_up_before_its_body_is_there_asks_nothing(
     caller.hang_up()
     await asyncio.wait_for(caller.call(app), PROMPTLY_S)
     assert (fakes.scorer.calls, caller.sent) == ([], [])
-    assert await count_of(client, "unmatched", 499)
+    assert await count_of(client, "/rerank", 499)
 
 
 async def test_client_that_stays_is_answered_and_listened_to_no_longer(

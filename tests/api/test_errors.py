@@ -68,6 +68,7 @@ async def test_every_error_is_counted_once(
     assert f'rankrag_requests_total{{route="/rerank",status="{kind.status}"}} 1.0' in metrics
 
 
+@pytest.mark.threat("T18")
 async def test_unknown_error_says_nothing_of_the_inside(client: httpx.AsyncClient, fakes: FakeServices) -> None:
     fakes.scorer.error = RuntimeError("password is swordfish")
     response = await client.post("/rerank", json=RERANK)
@@ -112,6 +113,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("content", BODIES, ids=lambda content: content[:30].decode("latin-1"))
+@pytest.mark.threat("T10")
 async def test_body_that_makes_no_request_is_a_422_of_the_one_shape(client: httpx.AsyncClient, content: bytes) -> None:
     response = await client.post("/answer", content=content, headers={"Content-Type": "application/json"})
     assert_error(response, RequestError)

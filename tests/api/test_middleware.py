@@ -1,5 +1,6 @@
 """Around every request: its id, the bound on its body, its metrics."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -14,6 +15,7 @@ from tests.fakes import FakeServices, client_of
 
 RERANK = {"query": "q", "documents": ["d"]}
 MAX_BODY_BYTES = 1000
+MAX_HEADER_BYTES = 2000
 
 
 async def chunks(*sizes: int) -> AsyncIterator[bytes]:
@@ -23,7 +25,10 @@ async def chunks(*sizes: int) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 def app(fakes: FakeServices) -> FastAPI:
-    return create_app(Settings(limits=LimitSettings(max_body_bytes=MAX_BODY_BYTES)), fakes.open)
+    limits = LimitSettings(
+        max_body_bytes=MAX_BODY_BYTES, max_header_bytes=MAX_HEADER_BYTES, max_headers=20, body_timeout_s=0.05
+    )  # fmt: skip
+    return create_app(Settings(limits=limits), fakes.open)
 
 
 # Request ids
@@ -51,6 +56,7 @@ async def test_every_request_without_an_id_gets_its_own(client: httpx.AsyncClien
     assert len(ids) == 5
 
 
+@pytest.mark.threat("T16")
 @given(st.text(max_size=MAX_REQUEST_ID_CHARS + 5))
 def test_accepted_ids_are_safe_in_a_log_line(text: str) -> None:
     if is_request_id(text):
@@ -93,6 +99,7 @@ async def test_body_too_large_without_a_content_length_is_a_413(client: httpx.As
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
+@pytest.mark.threat("T08")
 async def test_body_too_large_is_not_read_to_its_end(client: httpx.AsyncClient) -> None:
     num_read = 0
 
@@ -127,6 +134,38 @@ async def test_limit_is_exact(client: httpx.AsyncClient, size: int, status: int)
 async def test_body_too_large_is_counted(client: httpx.AsyncClient) -> None:
     await client.post("/rerank", content=b" " * (MAX_BODY_BYTES + 1))
     assert 'rankrag_errors_total{code="request_too_large"} 1.0' in (await client.get("/metrics")).text
+
+
+@pytest.mark.threat("T09")
+async def test_body_that_does_not_come_is_a_408(client: httpx.AsyncClient) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"query": "q",'
+        await asyncio.sleep(5)
+        yield b'"documents": ["d"]}'
+
+    response = await client.post("/rerank", content=slow())
+    assert (response.status_code, response.json()["error"]["code"]) == (408, "request_timeout")
+    assert response.headers["Connection"] == "close"
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/rerank", {"X-Long": "x" * MAX_HEADER_BYTES}),
+        ("/rerank?" + "x" * MAX_HEADER_BYTES, {}),
+        ("/" + "x" * MAX_HEADER_BYTES, {}),
+        ("/rerank", {f"X-{number}": "" for number in range(20)}),
+    ],
+)
+@pytest.mark.threat("T08")
+async def test_too_much_before_the_body_is_a_431(client: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
+    response = await client.post(path, json=RERANK, headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (431, "headers_too_large")
+    assert response.json()["error"]["limit"] in (20, MAX_HEADER_BYTES)
+    assert 'rankrag_errors_total{code="headers_too_large"} 1.0' in (await client.get("/metrics")).text
 
 
 # Metrics

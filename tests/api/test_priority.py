@@ -51,6 +51,7 @@ async def test_other_priorities_are_refused_by_name(
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.threat("T11")
 async def test_answer_is_refused_before_any_work(
     client: httpx.AsyncClient, fakes: FakeServices, is_stream: bool
 ) -> None:
@@ -78,6 +79,7 @@ async def test_known_answer_is_given_when_nothing_else_is(
     assert '"cached":true' in response.text.replace(" ", "")
 
 
+@pytest.mark.threat("T11")
 async def test_reranking_that_is_refused_says_when_to_come_back(client: httpx.AsyncClient, fakes: FakeServices) -> None:
     fakes.scorer.error = FULL
     response = await client.post("/rerank", json=RERANK)

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from loadtest.drive import open_client
-from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port
+from service.local_stack import HOST, LOCAL_ENVIRONMENT, SERVICE_ENVIRONMENT, free_port
 from tests.chaos.asks import Ask
 from tests.chaos.load import send
 from tests.chaos.proxy import Proxy
@@ -208,6 +208,7 @@ async def open_stack(vllm: Vllm, index: Path, checkpoint: Path, directory: Path,
     redis_port = free_port()
     async with Proxy(vllm.port) as vllm_proxy, Proxy(redis_port) as redis_proxy:
         settings = {
+            **LOCAL_ENVIRONMENT,
             **SERVICE_ENVIRONMENT,
             **OPEN_TO_ALL,
             "RANKRAG_CHECKPOINT": str(checkpoint),

@@ -48,6 +48,7 @@ def test_answer_of_signs_is_not_read_as_a_pattern(answer: str) -> None:
     assert cited(answer, f"It says {answer} here.", "It says axb here.") == [f"It says {answer} here."]
 
 
+@pytest.mark.threat("T14")
 def test_answer_that_no_passage_holds_has_no_citation() -> None:
     assert cite("42 metres", kept(Passage("p", "It rises to 4,806 metres."))) == ()
 
@@ -58,6 +59,7 @@ def test_empty_answer_has_no_citation(answer: str) -> None:
 
 
 @given(answer=st.text(max_size=20), words=st.lists(st.sampled_from(["a", "B", "1865", "é", "."]), max_size=6))
+@pytest.mark.threat("T14")
 def test_span_points_at_the_cited_words_of_the_answer(answer: str, words: list[str]) -> None:
     text = answer + " ".join(words)
     for citation in cite(text, kept(Passage("p", f"It says {text} here."))):

@@ -17,7 +17,15 @@ import pytest
 from mirakuru import HTTPExecutor, TCPExecutor
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process, vllm_process
+from service.local_stack import (
+    HOST,
+    LOCAL_ENVIRONMENT,
+    SERVICE_ENVIRONMENT,
+    free_port,
+    running,
+    service_process,
+    vllm_process,
+)
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "models" / "demo"
@@ -133,6 +141,7 @@ def start_service(logs: Path) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def settings(vllm: Vllm) -> Settings:
     return {
+        **LOCAL_ENVIRONMENT,
         **SERVICE_ENVIRONMENT,
         "RANKRAG_CHECKPOINT": str(CHECKPOINT),
         "RANKRAG_VLLM__URL": vllm.url,

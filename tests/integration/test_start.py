@@ -1,16 +1,23 @@
 """What the service proves before it serves, and what it says when it must not."""
 
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+import pytest
 import yaml
+from mirakuru import TCPExecutor
 from tokenizers import Tokenizer
 
-from service.local_stack import HOST, free_port
-from tests.integration.conftest import CHECKPOINT, ROOT, Settings
+from service.local_stack import HOST, LOCAL_ENVIRONMENT, free_port, running, service_process
+from tests.integration.conftest import CHECKPOINT, READY_WITHIN_S, ROOT, Settings, Vllm, readiness, wait_until
 
 CHECKPOINT_EXIT, CONFIG_EXIT = 3, 2
 
@@ -58,10 +65,83 @@ def test_a_missing_index_is_refused(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_every_wrong_setting_is_named_at_once(settings: Settings) -> None:
-    ended = run_service({**settings, "RANKRAG_TOP_N": "0", "RANKRAG_LIMITS__MAX_DOCUMENTS": "many"})
+    wrong = {
+        "RANKRAG_TOP_N": "0", "RANKRAG_LIMITS__MAX_DOCUMENTS": "many", "RANKRAG_INDEX__PATH": "/none",
+        "RANKRAG_TLS__CERT_FILE": "/none/cert.pem", "RANKRAG_AUTH__KEY_FILE": "/none/keys.yaml",
+    }  # fmt: skip
+    ended = run_service({**settings, **wrong})
     assert ended.returncode == CONFIG_EXIT
-    assert "RANKRAG_TOP_N" in ended.stderr
-    assert "RANKRAG_LIMITS__MAX_DOCUMENTS" in ended.stderr
+    assert [ended.stderr.count(f"{name}: ") for name in wrong] == [1] * len(wrong)
+
+
+@pytest.mark.threat("T25")
+def test_a_bare_start_is_refused_and_says_what_to_do(settings: Settings) -> None:
+    bare = {name: value for name, value in settings.items() if name not in LOCAL_ENVIRONMENT}
+    ended = run_service(bare)
+    assert ended.returncode == CONFIG_EXIT
+    assert "RANKRAG_AUTH__KEY_FILE" in ended.stderr
+    assert "rankrag keys new" in ended.stderr
+
+
+def test_a_port_in_use_is_named(settings: Settings, vllm: Vllm) -> None:
+    ended = run_service({**settings, "RANKRAG_ADMIN__PORT": str(vllm.port)})
+    assert ended.returncode == CONFIG_EXIT
+    assert f"{HOST}:{vllm.port} can't be listened on" in ended.stdout + ended.stderr
+
+
+@pytest.mark.timeout(420)
+def test_what_the_service_needs_may_come_later(settings: Settings, vllm: Vllm, tmp_path: Path) -> None:
+    """vLLM and Redis come up after the service, which is alive meanwhile, says what it lacks, and then works."""
+    redis_port, vllm_port, port = free_port(), free_port(), free_port()
+    needs = {"RANKRAG_VLLM__URL": f"http://{HOST}:{vllm_port}", "RANKRAG_REDIS_URL": f"redis://{HOST}:{redis_port}/0"}
+    early = {**needs, "RANKRAG_CACHE__RETRY_AFTER_S": "0.2"}
+    process = service_process(port, {**settings, **early}, tmp_path / "service.log", path="/livez")
+    url = f"http://{HOST}:{port}"
+    with running(process, "the service", tmp_path / "service.log"), httpx.Client(base_url=url, timeout=30) as http:
+        dependencies = http.get("/readyz").json()["dependencies"]
+        assert not dependencies["engine"]["ok"]
+        assert http.post("/rerank", json={"query": "q", "documents": ["d"]}).status_code == 503
+        with forwarding(vllm_port, vllm.port), redis_server(redis_port, tmp_path):
+            wait_until(lambda: readiness(http) == 200, within_s=READY_WITHIN_S)
+            assert http.post("/rerank", json={"query": "q", "documents": ["d"]}).status_code == 200
+            wait_until(lambda: http.get("/readyz").json()["dependencies"]["cache"]["ok"], within_s=READY_WITHIN_S)
+
+
+@contextmanager
+def redis_server(port: int, directory: Path) -> Iterator[TCPExecutor]:
+    command = f"redis-server --port {port} --bind {HOST} --save '' --appendonly no --dir {directory}"
+    with TCPExecutor(command, HOST, port, timeout=20, stdout=subprocess.DEVNULL) as process:
+        yield process
+
+
+@contextmanager
+def forwarding(port: int, to: int) -> Iterator[None]:
+    """What comes to `port` goes to `to`, as if a server had come up there."""
+    ready, ended = threading.Event(), threading.Event()
+
+    async def forward() -> None:
+        async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            back, forth = await asyncio.open_connection(HOST, to)
+            await asyncio.gather(_copied(reader, forth), _copied(back, writer), return_exceptions=True)
+
+        async with await asyncio.start_server(joined, HOST, port):
+            ready.set()
+            while not ended.is_set():  # noqa: ASYNC110 (another thread sets it)
+                await asyncio.sleep(0.05)
+
+    thread = threading.Thread(target=asyncio.run, args=(forward(),))
+    thread.start()
+    ready.wait(10)
+    yield
+    ended.set()
+    thread.join(10)
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 def test_the_served_tokenizer_has_both_labels() -> None:
