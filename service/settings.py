@@ -2,6 +2,7 @@
 
 Variables are `RANKRAG_` plus the field's name in capitals; nested ones join with two underscores
 (`RANKRAG_VLLM__URL`). `rankrag settings` prints this table; README.md carries a copy that a test compares.
+Two variables say where else to look: `RANKRAG_CONFIG_FILE` and `RANKRAG_SECRETS_DIR`.
 """
 
 import os
@@ -28,9 +29,24 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError
 
 PREFIX = "RANKRAG_"
+CONFIG_FILE = "RANKRAG_CONFIG_FILE"
+SECRETS_DIR = "RANKRAG_SECRETS_DIR"
+SOURCES = {
+    CONFIG_FILE: "A YAML file of settings by these names in small letters, sections nested; a variable wins over it.",
+    SECRETS_DIR: "A directory of files named like variables in small letters (`rankrag_redis_url`), each holding its "
+    "value; a variable wins over it.",
+}
 PositiveSeconds = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -358,6 +374,41 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - there is none
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then variables, then secret files, then the YAML file: the first that says something wins."""
+        sources = [init_settings, env_settings]
+        if directory := os.environ.get(SECRETS_DIR):
+            secrets = NestedSecretsSettingsSource(file_secret_settings, directory, secrets_dir_missing="error")
+            sources.append(secrets)
+        if path := os.environ.get(CONFIG_FILE):
+            sources.append(_config_file(settings_cls, Path(path)))
+        return tuple(sources)
+
+
+def _config_file(settings_cls: type[BaseSettings], path: Path) -> YamlConfigSettingsSource:
+    """The file as a source of settings.
+
+    Raises:
+        SettingsError: it is not there, or no mapping, or has a key that is no setting.
+    """
+    if not path.is_file():
+        raise SettingsError(f"{CONFIG_FILE}: {path} is no file")
+    try:
+        source = YamlConfigSettingsSource(settings_cls, yaml_file=path)
+    except (YAMLError, ValueError, TypeError) as exc:
+        raise SettingsError(f"{CONFIG_FILE}: {path} is no mapping of settings: {exc}") from exc
+    if unknown := sorted(str(key) for key in source.yaml_data.keys() - settings_cls.model_fields.keys()):
+        raise SettingsError(f"{CONFIG_FILE}: no such setting in {path}: {', '.join(unknown)}")
+    return source
+
 
 class _WithoutMistakes(Settings):
     """What is right in the settings, with defaults for the rest."""
@@ -407,6 +458,7 @@ def describe_settings() -> str:
     rows = [
         f"| `{name}` | {_shown(info.default)} | {info.description} |" for name, info in _variables(Settings, PREFIX)
     ]
+    rows += [f"| `{name}` |  | {text} |" for name, text in SOURCES.items()]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -415,7 +467,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
     Not an error: Kubernetes sets such names for a Service called rankrag.
     """
-    known = [CLIENT_KEY, *(name for name, _ in _variables(Settings, PREFIX))]
+    known = [CLIENT_KEY, *SOURCES, *(name for name, _ in _variables(Settings, PREFIX))]
     sections = {name.rpartition("__")[0] for name in known}
     unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in sections.union(known))
     return [

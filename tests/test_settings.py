@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
-from service.settings import Settings, describe_settings, read_settings, unknown_variables, variable_of
+from service.settings import SOURCES, Settings, describe_settings, read_settings, unknown_variables, variable_of
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -166,6 +167,68 @@ def test_what_is_no_origin_is_named(origins: str, monkeypatch: pytest.MonkeyPatc
         Settings()
 
 
+def test_a_file_sets_what_no_variable_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rankrag.yaml"
+    file.write_text("top_n: 50\ntop_k: 7\ncache: {score_ttl_s: 1, answer_ttl_s: 2}\n")
+    monkeypatch.setenv("RANKRAG_CONFIG_FILE", str(file))
+    monkeypatch.setenv("RANKRAG_TOP_K", "3")
+    monkeypatch.setenv("RANKRAG_CACHE__ANSWER_TTL_S", "4")
+    settings = Settings()
+    assert (settings.top_n, settings.top_k) == (50, 3)
+    assert (settings.cache.score_ttl_s, settings.cache.answer_ttl_s, settings.cache.embedding_ttl_s) == (1, 4, 86400)
+
+
+def test_secrets_are_read_from_files_and_go_before_the_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rankrag_vllm__api_key").write_text("swordfish\n")
+    (tmp_path / "rankrag_redis_url").write_text("redis://:word@redis:6379/0\n")
+    (tmp_path / "somebody_elses").write_text("x")
+    file = tmp_path / "rankrag.yaml"
+    file.write_text("redis_url: redis://other:6379/0\nvllm: {max_connections: 3}\n")
+    monkeypatch.setenv("RANKRAG_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("RANKRAG_CONFIG_FILE", str(file))
+    settings = Settings()
+    assert settings.vllm.api_key is not None
+    assert (settings.vllm.api_key.get_secret_value(), settings.vllm.max_connections) == ("swordfish", 3)
+    assert str(settings.redis_url) == "redis://:word@redis:6379/0"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("top_m: 3\ntop_n: 3\n", "no such setting in .*: top_m$"),
+        ("- top_n\n", "no mapping of settings"),
+        ("top_n: [\n", "no mapping of settings"),
+        ("just words\n", "no mapping of settings"),
+    ],
+)
+def test_a_file_that_is_none_of_settings_is_refused(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rankrag.yaml"
+    file.write_text(text)
+    monkeypatch.setenv("RANKRAG_CONFIG_FILE", str(file))
+    with pytest.raises(SettingsError, match=f"RANKRAG_CONFIG_FILE: .*{told}"):
+        Settings()
+
+
+@pytest.mark.parametrize("variable", ["RANKRAG_CONFIG_FILE", "RANKRAG_SECRETS_DIR"])
+def test_a_source_that_is_not_there_is_refused(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "/nowhere")
+    with pytest.raises(SettingsError, match="/nowhere"):
+        Settings()
+
+
+def test_a_wrong_value_in_the_file_is_reported_like_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rankrag.yaml"
+    file.write_text("top_n: 0\nvllm: {max_conections: 3}\n")
+    monkeypatch.setenv("RANKRAG_CONFIG_FILE", str(file))
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert {error["loc"] for error in caught.value.errors()} == {("top_n",), ("vllm", "max_conections")}
+
+
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError):
         Settings().top_n = 5  # type: ignore[misc]
@@ -180,7 +243,7 @@ def test_table_has_every_variable_with_its_meaning() -> None:
     rows = re.findall(r"^\| `(RANKRAG_\w+)` \| (.*?) \| (.+) \|$", describe_settings(), re.MULTILINE)
     sections = [field for field in Settings.model_fields.values() if isinstance(field.default, BaseModel)]
     num_fields = len(Settings.model_fields) - len(sections) + sum(len(type(s.default).model_fields) for s in sections)
-    assert len(rows) == num_fields
+    assert len(rows) == num_fields + len(SOURCES)
     assert ("RANKRAG_TOP_N", "`20`") in {(name, default) for name, default, _ in rows}
     assert all(meaning not in ("", "None") for _, _, meaning in rows)
 
@@ -191,8 +254,8 @@ def test_every_variable_of_the_table_is_read(monkeypatch: pytest.MonkeyPatch) ->
             environment.setenv(variable, "\x01")
             try:
                 dumped = repr(Settings().model_dump())
-            except ValidationError as exc:
-                dumped = str(exc)
+            except (ValidationError, SettingsError) as exc:
+                dumped = repr(str(exc))
         assert "\\x01" in dumped or "SecretStr" in dumped, variable
 
 
