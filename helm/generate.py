@@ -39,7 +39,7 @@ DEFINITIONS: dict[str, Schema] = {
 }
 # What the chart itself sets, from other values: not for `config`.
 MADE_BY_THE_CHART = {
-    "": ("checkpoint", "checkpoint_revision", "redis_url", "host", "port", "admin"),
+    "": ("checkpoint", "checkpoint_revision", "redis_url", "host", "port", "workers", "admin"),
     "VllmSettings": ("url", "resolve", "api_key", "priority_scheduling"),
     "IndexSettings": ("path",),
     "AuthSettings": ("mode", "key_file"),

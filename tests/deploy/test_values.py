@@ -107,7 +107,7 @@ def test_a_wrong_value_is_named(path: str, value: Any, named: str) -> None:
 
 def test_config_takes_every_setting_that_the_chart_does_not_make() -> None:
     definitions = json.loads(SCHEMA.read_text(encoding="utf-8"))["definitions"]
-    made = {"checkpoint", "checkpoint_revision", "redis_url", "host", "port", "admin"}
+    made = {"checkpoint", "checkpoint_revision", "redis_url", "host", "port", "workers", "admin"}
     assert definitions["config"]["properties"].keys() == Settings.model_fields.keys() - made
     assert definitions.keys() > DEFINITIONS.keys()
     given = {"top_n": 50, "min_relevance": 0.0, "early_exit": "on", "cache": {"score_ttl_s": 0}}
