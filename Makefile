@@ -145,7 +145,7 @@ helm-check: $(STAMPS)/deploy ## render the chart with Helm, validate every objec
 	@command -v docker-compose >/dev/null || (apt-get update -qq && apt-get install -y -qq docker-compose >/dev/null)
 	$(BIN)/pytest -q tests/deploy -m helm
 
-image-check: $(STAMPS)/deploy ## build the image with buildah on a stand-in base, start it (root; minutes)
+image-check: $(STAMPS)/deploy sbom ## build the image with buildah on a stand-in base, start it (root; minutes)
 	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || \
 		(apt-get update -qq && apt-get install -y -qq --no-install-recommends buildah debootstrap >/dev/null)
 	$(BIN)/hadolint Dockerfile
