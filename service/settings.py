@@ -41,10 +41,10 @@ from yaml import YAMLError
 
 PREFIX = "RANKRAG_"
 CONFIG_FILE = "RANKRAG_CONFIG_FILE"
-SECRETS_DIR = "RANKRAG_SECRETS_DIR"
+SETTINGS_DIR = "RANKRAG_SECRETS_DIR"
 SOURCES = {
     CONFIG_FILE: "A YAML file of settings by these names in small letters, sections nested; a variable wins over it.",
-    SECRETS_DIR: "A directory of files named like variables in small letters (`rankrag_redis_url`), each holding its "
+    SETTINGS_DIR: "A directory of files named like variables in small letters (`rankrag_redis_url`), each holding its "
     "value; a variable wins over it.",
 }
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -385,7 +385,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then variables, then secret files, then the YAML file: the first that says something wins."""
         sources = [init_settings, env_settings]
-        if directory := os.environ.get(SECRETS_DIR):
+        if directory := os.environ.get(SETTINGS_DIR):
             secrets = NestedSecretsSettingsSource(file_secret_settings, directory, secrets_dir_missing="error")
             sources.append(secrets)
         if path := os.environ.get(CONFIG_FILE):

@@ -68,7 +68,7 @@ def ask(server: Server, **variables: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_good_answer_passes(server: Server) -> None:
     done = ask(server, EXPECT="4,806", PASSAGES='["Mont Blanc rises to 4,806 metres."]', API_KEY="k")
-    assert (done.returncode, json.loads(done.stdout)["answer"]) == (0, "4,806 metres")
+    assert (done.returncode, done.stdout) == (0, "4,806 metres\n")
     passages = [{"text": "Mont Blanc rises to 4,806 metres."}]
     assert server.asked == [("/answer", "Bearer k", {"question": "How high?", "passages": passages})]
 

@@ -649,6 +649,14 @@ def test_the_test_pod_asks_a_question_with_a_key() -> None:
     assert container["args"][0].strip() == (CHART / "files/ask.py").read_text(encoding="utf-8").strip()
 
 
+def test_the_test_pod_trusts_the_service_s_own_certificate() -> None:
+    pod = chart({"tls": {"existingSecret": "certificate"}, "tests": {"existingSecret": "tester"}}).pod(f"{NAME}-test")
+    found = environment(pod["containers"][0])
+    assert (found["URL"], found["CERTIFICATE"]) == ("https://demo-rankrag.rag.svc:80", "/etc/rankrag-tls/tls.crt")
+    (volume,) = pod["volumes"]
+    assert volume["secret"] == {"secretName": "certificate", "items": [{"key": "tls.crt", "path": "tls.crt"}]}
+
+
 def test_common_labels_and_annotations_are_on_every_object() -> None:
     values = merged(FULL, {"commonLabels": {"team": "search"}, "commonAnnotations": {"owner": "me"}})
     values["service"] = {"annotations": {"own": "1"}}

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from service.adapters.key_file import parse_keys
-
 from deploy.compose_secrets import main, secret_files
+from service.adapters.key_file import parse_keys
 from tests.deploy.test_compose import COMPOSE
 
 
