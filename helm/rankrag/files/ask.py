@@ -8,14 +8,13 @@ import sys
 from urllib.parse import urlsplit
 
 url = urlsplit(os.environ["URL"])
+connection = http.client.HTTPConnection(url.netloc, timeout=60)
 if url.scheme == "https":
     # The service's own certificate and no other; it names the public host, not the Service.
     context = ssl.create_default_context(cafile=os.environ["CERTIFICATE"])
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.check_hostname = False
     connection = http.client.HTTPSConnection(url.netloc, timeout=60, context=context)
-else:
-    connection = http.client.HTTPConnection(url.netloc, timeout=60)
 
 passages = [{"text": text} for text in json.loads(os.environ["PASSAGES"])]
 body = {"question": os.environ["QUESTION"]} | ({"passages": passages} if passages else {})
