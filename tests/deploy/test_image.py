@@ -85,9 +85,11 @@ def test_the_bill_of_materials_is_complete(buildah: Buildah, container: str) -> 
     assert bill["metadata"]["component"]["name"] == "rankrag"
 
 
-def test_the_demo_index_is_built_and_the_service_lives(buildah: Buildah, image: str, container: str) -> None:
+def test_an_index_is_built_and_the_service_lives(buildah: Buildah, image: str, container: str) -> None:
     root = Path(buildah("mount", container))
-    run(buildah, container, "rankrag", "index", "build", "demo/corpus.jsonl", "--out", "/index/current")
+    passages = (root / "opt/rankrag/demo/corpus.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (root / "tmp/corpus.jsonl").write_text("".join(passages[:32]), encoding="utf-8")
+    run(buildah, container, "rankrag", "index", "build", "/tmp/corpus.jsonl", "--out", "/index/current")
     assert (root / "index/current/manifest.json").is_file()
     began_s = time.time()
     config = buildah.config(image)
