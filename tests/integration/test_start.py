@@ -122,7 +122,11 @@ def forwarding(port: int, to: int) -> Iterator[None]:
     async def forward() -> None:
         async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             back, forth = await asyncio.open_connection(HOST, to)
-            await asyncio.gather(_copied(reader, forth), _copied(back, writer), return_exceptions=True)
+            try:
+                await asyncio.gather(_copied(reader, forth), _copied(back, writer), return_exceptions=True)
+            finally:
+                forth.close()
+                writer.close()
 
         async with await asyncio.start_server(joined, HOST, port):
             ready.set()
