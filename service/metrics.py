@@ -82,6 +82,10 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.answers = Counter("rankrag_answers", "Answers by outcome.", ["outcome"], registry=registry)
+        self.citations = Counter(
+            "rankrag_citations", "Citations by whether the passages hold the cited words; dropped ones aren't shown.",
+            ["result"], registry=registry,
+        )  # fmt: skip
         self.degraded = Counter("rankrag_degraded", "Responses by declared degradation.", ["kind"], registry=registry)
         self.engine_up = Gauge("rankrag_engine_up", "1 while at least one replica may get work.", registry=registry)
         self.replicas = Gauge(
@@ -128,6 +132,8 @@ class Metrics:
             self.degraded.labels(kind)
         for outcome in ("answered", "abstained"):
             self.answers.labels(outcome)
+        for result in ("verified", "dropped"):
+            self.citations.labels(result)
         for source in ("engine", "cache"):
             self.pairs.labels(source)
         for direction in ("prompt", "completion"):
@@ -174,8 +180,12 @@ class Metrics:
         self.observe_degraded(answer.degraded)
         self.observe_timings(answer.timings)
         self.observe_usage(answer.usage)
+        if answer.is_cached:
+            return
+        self.citations.labels("verified").inc(len(answer.citations))
+        self.citations.labels("dropped").inc(answer.citations_dropped)
         for passage in answer.passages:
-            if passage.score is not None and not answer.is_cached:
+            if passage.score is not None:
                 self.label_mass.observe(passage.score.label_mass)
 
     def observe_degraded(self, degraded: Sequence[Degradation]) -> None:

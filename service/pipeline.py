@@ -5,8 +5,8 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from service.core.citations import cite
-from service.core.prompts import PromptSet
+from service.core.citations import Cited, cite
+from service.core.prompts import PromptSet, collapse
 from service.core.ranking import keep_best, keep_first, order_context
 from service.errors import DeadlineError, EngineError, IndexUnavailableError, OverloadedError, RerankGatedError
 from service.ports import (
@@ -24,6 +24,7 @@ from service.ports import (
 from service.types import (
     NO_FILTER,
     Answer,
+    Citation,
     Degradation,
     Filter,
     Passage,
@@ -37,12 +38,17 @@ from service.types import (
 # Of the time that is left when scoring begins, what scoring may take; the rest is the answer's.
 SCORE_SHARE = 0.7
 
+# The same for rewriting a question, and how long one may become.
+REWRITE_SHARE = 0.25
+REWRITE_MAX_TOKENS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """What the retriever found, in its order."""
+    """What the retriever found, in its order, and for which question if it was rewritten."""
 
     passages: tuple[RetrievedPassage, ...]
+    rewritten_question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,16 @@ class Delta:
     text: str
 
 
-Event: TypeAlias = Retrieved | Reranked | Delta | Answer
+Event: TypeAlias = Retrieved | Reranked | Delta | Citation | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """What became of a follow-up; `question` is None where it stays as it is."""
+
+    question: str | None = None
+    degraded: tuple[Degradation, ...] = ()
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(slots=True)
@@ -91,6 +106,28 @@ class Stopwatch:
     def timings(self) -> Timings:
         self.mark("total")
         return Timings(**self.stages)
+
+
+@dataclass(slots=True)
+class _Made:
+    """What there is of an answer so far."""
+
+    kept: list[ScoredPassage]
+    degraded: tuple[Degradation, ...]
+    usage: Usage
+    rewritten_question: str | None
+    text: str = ""
+    is_context_cut: bool = False
+    is_unfinished: bool = False
+
+    def add(self, piece: Piece) -> str:
+        """What `piece` adds to the text, which begins with a character that isn't white space."""
+        text = piece.text if self.text else piece.text.lstrip()
+        self.text += text
+        self.usage += piece.usage or Usage()
+        self.is_context_cut |= piece.is_context_cut
+        self.is_unfinished |= piece.is_unfinished
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,20 +214,43 @@ class Pipeline:
         return self._stream(query, watch)
 
     async def _stream(self, query: Query, watch: Stopwatch) -> AsyncGenerator[Event, None]:
-        retrieved = await self._retrieve(query, watch)
-        yield Retrieved(tuple(retrieved))
-        kept, degraded, usage = await self._rerank(query, retrieved, watch)
+        rewriting = await self._rewrite(query, watch)
+        asked = replace(query, question=rewriting.question or query.question)
+        retrieved = await self._retrieve(asked, watch)
+        yield Retrieved(tuple(retrieved), rewriting.question)
+        kept, degraded, usage = await self._rerank(asked, retrieved, watch)
         yield Reranked(tuple(kept), degraded)
-        pieces: list[Piece] = []
+        made = _Made(kept, (*rewriting.degraded, *degraded), rewriting.usage + usage, rewriting.question)
         if kept:
-            async with aclosing(self._generate(query, kept, watch)) as generated:
+            async with aclosing(self._generate(asked, kept, watch)) as generated:
                 async for piece in generated:
-                    pieces.append(piece)
-                    yield Delta(piece.text)
-        answer = self._finish(kept, degraded, usage, pieces, watch)
+                    if text := made.add(piece):
+                        yield Delta(text)
+        answer = self._finish(asked, made, watch)
+        for citation in answer.citations:
+            yield citation
         if query.use_cache and not answer.degraded:
             await self.answers.put(query, answer)
         yield answer
+
+    async def _rewrite(self, query: Query, watch: Stopwatch) -> Rewriting:
+        """Where it fails, the question is asked as it is, and that is said."""
+        if not query.history:
+            return Rewriting()
+        now_s = self.clock()
+        try:
+            with watch.stage("rewrite") as span:
+                made = await self.generator.rewrite(
+                    query.question, query.history, max_tokens=REWRITE_MAX_TOKENS,
+                    deadline_s=now_s + REWRITE_SHARE * (query.deadline_s - now_s),
+                )  # fmt: skip
+                span.set(**_tokens(made.usage))
+        except (EngineError, DeadlineError, OverloadedError):
+            return Rewriting(degraded=("rewrite_failed",))
+        question = collapse(made.text)
+        if self.prompts.is_abstention(question):
+            return Rewriting(degraded=("rewrite_failed",), usage=made.usage)
+        return Rewriting(question, usage=made.usage)
 
     async def _retrieve(self, query: Query, watch: Stopwatch) -> list[RetrievedPassage]:
         if query.passages is not None:
@@ -247,21 +307,22 @@ class Pipeline:
                         span.set(**_tokens(piece.usage))
                     yield piece
 
-    def _finish(
-        self, kept: list[ScoredPassage], degraded: tuple[Degradation, ...], usage: Usage,
-        pieces: list[Piece], watch: Stopwatch,
-    ) -> Answer:  # fmt: skip
-        text = "".join(piece.text for piece in pieces).strip() or self.prompts.abstention
+    def _finish(self, query: Query, made: _Made, watch: Stopwatch) -> Answer:
+        text = made.text.strip() or self.prompts.abstention
         abstained = self.prompts.is_abstention(text)
-        is_cut = any(piece.is_context_cut for piece in pieces)
+        context = order_context(_context(made.kept), query.context_order)
+        cited = Cited((), 0) if abstained else cite(text, context)
         return Answer(
             text=text,
-            citations=() if abstained else cite(text, _context(kept)),
-            passages=tuple(kept),
+            citations=cited.citations,
+            passages=tuple(made.kept),
             abstained=abstained,
-            degraded=(*degraded, "context_truncated") if is_cut else degraded,
-            usage=sum((piece.usage for piece in pieces if piece.usage), usage),
+            degraded=(*made.degraded, "context_truncated") if made.is_context_cut else made.degraded,
+            usage=made.usage,
             timings=watch.timings(),
+            rewritten_question=made.rewritten_question,
+            citations_dropped=cited.num_dropped,
+            is_unfinished=made.is_unfinished,
         )
 
 

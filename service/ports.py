@@ -9,7 +9,7 @@ from typing import Final, NewType, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Turn, Usage
 
 Vector = NDArray[np.float32]
 
@@ -104,11 +104,20 @@ class DocumentCutter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of an answer as it is generated; the last one carries the usage."""
+    """A piece of an answer as it is generated; the last one carries the usage. `max_tokens` may leave it unfinished."""
 
     text: str
     usage: Usage | None = None
     is_context_cut: bool = False
+    is_unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What the model made of a question and the conversation before it."""
+
+    text: str
+    usage: Usage
 
 
 class Generator(Protocol):
@@ -120,6 +129,15 @@ class Generator(Protocol):
         Raises:
             RequestError: the question alone is too long for the checkpoint.
             EngineError, DeadlineError: the answer is not complete.
+        """
+        ...
+
+    async def rewrite(self, question: str, history: Sequence[Turn], *, max_tokens: int, deadline_s: float) -> Rewritten:
+        """The question as one that can be understood without the conversation before it.
+
+        Raises:
+            RequestError: the question alone is too long for the checkpoint.
+            EngineError, DeadlineError: there is none.
         """
         ...
 

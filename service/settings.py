@@ -238,6 +238,7 @@ class LimitSettings(_Section):
     """What a request may ask for; beyond it the answer is a 422 or 413 naming the field and the limit."""
 
     max_question_chars: PositiveInt = Field(4_000, description="Characters in `question` or `query`.")
+    max_messages_chars: PositiveInt = Field(40_000, description="Characters in all `messages` of a conversation.")
     max_document_chars: PositiveInt = Field(
         100_000, description="Characters in one document of /rerank, or in one of /answer's `passages`."
     )
@@ -344,6 +345,8 @@ class Settings(BaseSettings):
     request_timeout_s: PositiveSeconds = Field(
         9.0, description="Time of a request that doesn't say; then it gets a 504."
     )
+
+    keep_alive_s: PositiveSeconds = Field(10.0, description="A stream that is silent for so long sends a comment line.")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on.")

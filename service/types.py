@@ -158,6 +158,7 @@ class Usage:
 class Timings:
     """Seconds spent per stage, also where it failed; None where it did not run (cached, nothing to do)."""
 
+    rewrite_s: float | None = None
     encode_s: float | None = None
     search_s: float | None = None
     score_s: float | None = None
@@ -167,7 +168,9 @@ class Timings:
 
 
 ContextOrder: TypeAlias = Literal["rank", "reverse", "edges"]
-Degradation: TypeAlias = Literal["rerank_skipped", "rerank_partial", "rerank_gated", "context_truncated"]
+Degradation: TypeAlias = Literal[
+    "rerank_skipped", "rerank_partial", "rerank_gated", "context_truncated", "rewrite_failed"
+]
 
 
 class Priority(IntEnum):
@@ -179,11 +182,20 @@ class Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What was said in a conversation before the question."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question with everything that decides its answer.
 
     `deadline_s` is an absolute moment on the pipeline's clock; work that would end later is not begun. With
-    `passages` nothing is retrieved: these are scored, kept and cited instead, all of them, whatever `top_n` is.
+    `passages` nothing is retrieved: these are scored, kept and cited instead, all of them, whatever `top_n` is. With
+    a `history` the question is first rewritten as one that stands without it.
     """
 
     question: str
@@ -197,11 +209,15 @@ class Query:
     priority: Priority = Priority.ANSWER
     passages: tuple[Passage, ...] | None = None
     context_order: ContextOrder = "rank"
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one query and how it came about."""
+    """The answer to one query and how it came about.
+
+    It `is_unfinished` where `max_tokens` ended it.
+    """
 
     text: str
     citations: tuple[Citation, ...]
@@ -211,3 +227,6 @@ class Answer:
     usage: Usage
     timings: Timings
     is_cached: bool = False
+    rewritten_question: str | None = None
+    citations_dropped: int = 0
+    is_unfinished: bool = False

@@ -15,9 +15,9 @@ from service.core.prompts import PromptSet
 from service.errors import DeadlineError, TooLargeError
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
-from service.ports import NO_TRACER, Piece, Scores, Tracer, Vector
+from service.ports import NO_TRACER, Piece, Rewritten, Scores, Tracer, Vector
 from service.settings import Settings
-from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Usage
+from service.types import Answer, Filter, Passage, Priority, Query, RetrievedPassage, Score, Turn, Usage
 
 Relevance = Callable[[str, Passage], float]
 
@@ -194,6 +194,10 @@ class FakeGenerator:
     meanwhile: Callable[[], None] = nothing_happens
     calls: list[tuple[str, tuple[Passage, ...], int, float]] = field(default_factory=list)
     num_open: int = 0
+    is_unfinished: bool = False
+    rewritten: str = " How high is Mont Blanc?"
+    rewrite_error: Exception | None = None
+    rewrites: list[tuple[str, tuple[Turn, ...], int, float]] = field(default_factory=list)
 
     async def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
@@ -207,6 +211,12 @@ class FakeGenerator:
         finally:
             self.num_open -= 1
 
+    async def rewrite(self, question: str, history: Sequence[Turn], *, max_tokens: int, deadline_s: float) -> Rewritten:
+        self.rewrites.append((question, tuple(history), max_tokens, deadline_s))
+        if self.rewrite_error:
+            raise self.rewrite_error
+        return Rewritten(self.rewritten, Usage(prompt_tokens=20, completion_tokens=6))
+
     def _pieces(self) -> Iterator[Piece]:
         for number, text in enumerate(self.texts):
             if self.error and number == self.num_before_error:
@@ -216,7 +226,7 @@ class FakeGenerator:
         if self.error:
             raise self.error
         usage = Usage(prompt_tokens=40, completion_tokens=len(self.texts))
-        yield Piece("", usage=usage, is_context_cut=self.is_context_cut)
+        yield Piece("", usage=usage, is_context_cut=self.is_context_cut, is_unfinished=self.is_unfinished)
 
 
 @dataclass

@@ -25,6 +25,7 @@ UNITS = {
     "spans",
     "lookups",
     "answers",
+    "citations",
     "errors",
     "tasks",
 }
@@ -73,7 +74,7 @@ def test_age_of_the_queue_is_asked_for_when_it_is_read() -> None:
 def test_labels_are_of_closed_sets() -> None:
     """Of the rest the values come from the code: routes, status codes, kinds of cache entry, results."""
     metrics = Metrics(CollectorRegistry())
-    metrics.observe_timings(Timings(1, 1, 1, 1, 1, 1))
+    metrics.observe_timings(Timings(1, 1, 1, 1, 1, 1, 1))
     metrics.observe_gate(GateStatus())
     values: dict[str, set[str]] = {}
     for family in metrics.registry.collect():
@@ -88,9 +89,9 @@ def test_labels_are_of_closed_sets() -> None:
         "outcome": {"answered", "abstained"},
         "source": {"engine", "cache"},
         "direction": {"prompt", "completion"},
-        "result": {"taken_over", "refused"},
         "state": set(GATE_STATES),
-        "stage": {"encode", "search", "score", "generate", "ttft", "total"},
+        "result": {"taken_over", "refused", "verified", "dropped"},
+        "stage": {"rewrite", "encode", "search", "score", "generate", "ttft", "total"},
     }
 
 

@@ -38,7 +38,7 @@ def ids(answer: Answer) -> list[str]:
 
 async def test_events_come_in_the_order_of_the_stages() -> None:
     events = await events_of(FakeServices())
-    assert [type(event) for event in events] == [Retrieved, Reranked, Delta, Delta, Delta, Answer]
+    assert [type(event) for event in events] == [Retrieved, Reranked, Delta, Delta, Citation, Answer]
 
 
 async def test_answer_is_the_last_event() -> None:

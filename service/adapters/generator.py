@@ -11,8 +11,8 @@ from service.adapters.engine import is_engines_fault
 from service.adapters.replicas import Replicas
 from service.adapters.tokenizer import EncodedPrompt
 from service.errors import DeadlineError, EngineError, EngineRefusedError
-from service.ports import Piece
-from service.types import Passage
+from service.ports import Piece, Rewritten
+from service.types import Passage, Turn, Usage
 
 
 class VllmGenerator:
@@ -34,9 +34,29 @@ class VllmGenerator:
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
     ) -> AsyncGenerator[Piece, None]:
         """An answer that fails before its first piece is begun once more, elsewhere; later nothing can be unsaid."""
-        room = max(self._replicas.max_model_len() - max_tokens, 1)
         texts = [(passage.title, passage.text) for passage in passages]
-        prompt = await asyncio.to_thread(self._replicas.tokenizer.answer_prompt, question, texts, max_tokens=room)
+        prompt = await asyncio.to_thread(
+            self._replicas.tokenizer.answer_prompt, question, texts, max_tokens=self._room(max_tokens)
+        )
+        async with aclosing(self._completion(prompt, max_tokens, deadline_s)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def rewrite(self, question: str, history: Sequence[Turn], *, max_tokens: int, deadline_s: float) -> Rewritten:
+        prompt = await asyncio.to_thread(
+            self._replicas.tokenizer.rewrite_prompt, question, history, max_tokens=self._room(max_tokens)
+        )
+        async with aclosing(self._completion(prompt, max_tokens, deadline_s)) as completion:
+            pieces = [piece async for piece in completion]
+        usage = sum((piece.usage for piece in pieces if piece.usage), Usage())
+        return Rewritten("".join(piece.text for piece in pieces), usage)
+
+    def _room(self, max_tokens: int) -> int:
+        return max(self._replicas.max_model_len() - max_tokens, 1)
+
+    async def _completion(
+        self, prompt: EncodedPrompt, max_tokens: int, deadline_s: float
+    ) -> AsyncGenerator[Piece, None]:
         self._replicas.require()
         name = self._idlest(self._replicas.ready())
         is_begun = False

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models
 
 from service.adapters.token_segments import Ids, SegmentEncoder, open_segments
 from service.core.cache_keys import CacheKeys, digest
-from service.core.prompts import Prompt, PromptSet, fair_shares
+from service.core.prompts import Prompt, PromptSet, collapse, fair_shares
 from service.errors import CheckpointError, RequestError
-from service.types import Passage
+from service.types import Passage, Turn
 
 _COMMIT_CHARS = 40
 _IN_NO_TEXT: Final = "\n \n"  # prompts collapse white space
@@ -178,6 +178,12 @@ class PromptTokenizer:
         """The generation prompt over (title, text) passages, best first, at most `max_tokens` long."""
         parts = [self._prompts.passage_text(title, text) for title, text in passages]
         return self.fit(parts, lambda cut: self._prompts.answer_prompt(question, cut), max_tokens)
+
+    def rewrite_prompt(self, question: str, history: Sequence[Turn], *, max_tokens: int) -> EncodedPrompt:
+        """The prompt that rewrites the question, at most `max_tokens` long."""
+        roles = [turn.role for turn in history]
+        texts = [collapse(turn.text) for turn in history]
+        return self.fit(texts, lambda cut: self._prompts.rewrite_prompt(question, roles, cut), max_tokens)
 
     def fit(self, passages: Sequence[str], prompt: Callable[[Sequence[str]], Prompt], max_tokens: int) -> EncodedPrompt:
         """Encode; while too long, give every passage a fair share of what the rest leaves and try again.

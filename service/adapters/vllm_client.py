@@ -226,6 +226,7 @@ def _piece(data: str) -> Piece:
         usage = chunk.get("usage")
         return Piece(
             text="".join(choice["text"] for choice in chunk["choices"]),
+            is_unfinished=any(choice.get("finish_reason") == "length" for choice in chunk["choices"]),
             usage=Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])) if usage else None,
         )
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from service.api.dialects import Ranking
 from service.api.filters import check_filters
-from service.api.schemas import AnswerRequest, GivenPassage, SearchRequest
+from service.api.schemas import AnswerRequest, GivenPassage, MessageBody, SearchRequest
 from service.errors import RequestError, TooLargeError
 from service.settings import LimitSettings
 
 
 def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
     """Raises RequestError for the first field over its limit."""
-    _check_text("question", request.question, limits.max_question_chars)
+    _check_asked(request, limits)
     _check_number("top_n", request.top_n, limits.max_top_n)
     _check_number("top_k", request.top_k, limits.max_top_k)
     _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
@@ -19,6 +19,29 @@ def check_answer(request: AnswerRequest, limits: LimitSettings) -> None:
     _check_number("deadline_ms", request.deadline_ms, limits.max_deadline_ms)
     if request.passages is not None:
         _check_given(request, request.passages, limits)
+
+
+def _check_asked(request: AnswerRequest, limits: LimitSettings) -> None:
+    """There is one question, and what was said before it is not too long."""
+    if (request.question is None) == (request.messages is None):
+        raise RequestError("question: give either `question` or `messages`", field="question")
+    if request.question is not None:
+        _check_text("question", request.question, limits.max_question_chars)
+        if request.rewrite:
+            raise RequestError("rewrite: only with `messages`: a question alone is what it is", field="rewrite")
+    check_messages(request.messages or [], limits)
+
+
+def check_messages(messages: Sequence[MessageBody], limits: LimitSettings) -> None:
+    """Raises RequestError where the last one is no question, or all are too long."""
+    if not messages:
+        return
+    field = f"messages.{len(messages) - 1}"
+    if messages[-1].role != "user":
+        raise RequestError(f"{field}.role: the last message must be the user's: it is the question", field=field)
+    _check_text(f"{field}.content", messages[-1].content, limits.max_question_chars)
+    num_chars = sum(len(message.content) for message in messages)
+    _check_size("messages", num_chars, limits.max_messages_chars)
 
 
 def _check_given(request: AnswerRequest, passages: Sequence[GivenPassage], limits: LimitSettings) -> None:
@@ -67,8 +90,12 @@ def _check_text(field: str, text: str, limit: int) -> None:
 
 
 def _check_length(field: str, text: str, limit: int) -> None:
-    if len(text) > limit:
-        raise RequestError(f"{field}: {len(text)} characters given, at most {limit} allowed", field=field, limit=limit)
+    _check_size(field, len(text), limit)
+
+
+def _check_size(field: str, num_chars: int, limit: int) -> None:
+    if num_chars > limit:
+        raise RequestError(f"{field}: {num_chars} characters given, at most {limit} allowed", field=field, limit=limit)
 
 
 def _check_number(field: str, value: int | None, limit: int) -> None:

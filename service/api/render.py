@@ -26,7 +26,7 @@ from service.api.schemas import (
 )
 from service.api.services import Services
 from service.pipeline import Delta, Event, Reranked, Retrieved
-from service.types import Answer, RetrievedPassage, ScoredPassage, Timings, Usage
+from service.types import Answer, Citation, RetrievedPassage, ScoredPassage, Timings, Usage
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +42,8 @@ def json_response(
 def answer_body(answer: Answer, services: Services) -> AnswerResponse:
     return AnswerResponse(
         answer=answer.text,
-        citations=[
-            CitationBody(start=c.start, end=c.end, text=c.text, sources=[SourceBody(id=id_) for id_ in c.passage_ids])
-            for c in answer.citations
-        ],
+        rewritten_question=answer.rewritten_question,
+        citations=[citation_body(citation) for citation in answer.citations],
         passages=[passage_body(passage) for passage in answer.passages],
         abstained=answer.abstained,
         degraded=list(answer.degraded),
@@ -55,6 +53,11 @@ def answer_body(answer: Answer, services: Services) -> AnswerResponse:
         usage=usage_body(answer.usage),
         timings_ms=timings_ms(answer.timings),
     )
+
+
+def citation_body(citation: Citation) -> CitationBody:
+    sources = [SourceBody(id=id_) for id_ in citation.passage_ids]
+    return CitationBody(start=citation.start, end=citation.end, text=citation.text, sources=sources)
 
 
 def passage_body(scored: ScoredPassage) -> PassageBody:
@@ -109,7 +112,7 @@ def search_body(found: Sequence[RetrievedPassage], timings: Timings, services: S
 async def sse_events(
     begun: AsyncGenerator[Event, None], question: str, deadline: Deadline, services: Services, scope: Scope
 ) -> AsyncIterator[ServerSentEvent]:
-    """`search_results`, `rerank`, `answer.delta`s and `final`; or, at any point, `error` as the last one."""
+    """`search_results`, `rerank`, `answer.delta`s, `citation`s and `final`; or `error` at any point as the last one."""
     numbers = count(1)
     try:
         async with aclosing(begun) as events:
@@ -134,13 +137,17 @@ async def _before(deadline: Deadline, events: AsyncIterator[Event], services: Se
 
 def _event(event: Event, services: Services) -> tuple[str, dict[str, Any]]:
     match event:
-        case Retrieved(passages):
-            return "search_results", {"passages": [_found(passage) for passage in passages]}
+        case Retrieved(passages, rewritten):
+            return "search_results", {
+                "passages": [_found(passage) for passage in passages], "rewritten_question": rewritten,
+            }  # fmt: skip
         case Reranked(passages, degraded):
             bodies = [passage_body(passage).model_dump() for passage in passages]
             return "rerank", {"passages": bodies, "degraded": list(degraded)}
         case Delta(text):
             return "answer.delta", {"text": text}
+        case Citation():
+            return "citation", citation_body(event).model_dump()
         case Answer():
             return "final", answer_body(event, services).model_dump()
 

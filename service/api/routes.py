@@ -13,7 +13,7 @@ from service.api.errors import ENGINE_ERRORS, REQUEST_ERRORS, error_rows
 from service.api.filters import as_filter
 from service.api.limits import check_answer, check_search
 from service.api.render import answer_body, json_response, search_body, sse_events
-from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage, SearchRequest, SearchResponse
+from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage, MessageBody, SearchRequest, SearchResponse
 from service.api.services import Services, ServicesDep
 from service.errors import (
     DeadlineError,
@@ -23,7 +23,7 @@ from service.errors import (
     RetrievalError,
     ShuttingDownError,
 )
-from service.types import Passage, Priority, Query
+from service.types import Passage, Priority, Query, Turn
 
 router = APIRouter()
 
@@ -48,13 +48,15 @@ async def answer(
     check_answer(body, services.settings.limits)
     deadline = deadline_of(body.deadline_ms, x_deadline_ms, services)
     query = _query(body, services, deadline, is_no_store(cache_control))
+    check_rewrite(query, services)
     if body.stream:
         async with bounds(request, deadline, services):
             events = await services.pipeline.begin(query)
-        return EventSourceResponse(sse_events(events, body.question, deadline, services, request.scope), ping=10)
+        sent = sse_events(events, query.question, deadline, services, request.scope)
+        return EventSourceResponse(sent, ping=services.settings.keep_alive_s)
     async with bounds(request, deadline, services):
         result = await services.pipeline.answer(query)
-    note_answer(request.scope, body.question, result, services)
+    note_answer(request.scope, query.question, result, services)
     return json_response(answer_body(result, services), result.timings)
 
 
@@ -85,8 +87,9 @@ async def search(
 
 def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store: bool) -> Query:
     settings = services.settings
+    question, history = asked(body.messages) if body.messages else (body.question or "", ())
     return Query(
-        question=body.question.strip(),
+        question=question.strip(),
         top_n=body.top_n or settings.top_n,
         top_k=body.top_k or settings.top_k,
         max_tokens=body.max_tokens or settings.max_tokens,
@@ -94,10 +97,23 @@ def _query(body: AnswerRequest, services: Services, deadline: Deadline, no_store
         deadline_s=deadline.at_s,
         filters=as_filter(body.filters),
         context_order=body.context_order,
+        history=history if body.rewrite else (),
         use_cache=body.cache and not no_store,
         priority=_ANSWER_PRIORITIES[body.priority],
         passages=None if body.passages is None else given_passages(body.passages),
     )
+
+
+def asked(messages: Sequence[MessageBody]) -> tuple[str, tuple[Turn, ...]]:
+    """The question, which is the last one, and what was said before."""
+    *earlier, last = messages
+    return last.content, tuple(Turn(message.role, message.content) for message in earlier)
+
+
+def check_rewrite(query: Query, services: Services) -> None:
+    """Raises RequestError where a question is to be rewritten, but nobody has said how."""
+    if query.history and services.prompts.rewrite is None:
+        raise RequestError(f"rewrite: the prompt set {services.prompts.id} has no prompt for it", field="rewrite")
 
 
 def given_passages(bodies: Sequence[GivenPassage]) -> tuple[Passage, ...]:

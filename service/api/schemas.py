@@ -28,12 +28,27 @@ class GivenPassage(BaseModel):
     metadata: dict[str, FilterValue] | None = Field(None, description="Comes back with the passage.")
 
 
+class MessageBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
 class AnswerRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={
             "examples": [
                 {"question": "How high is Mont Blanc?", "top_n": 20, "top_k": 5},
+                {
+                    "messages": [
+                        {"role": "user", "content": "How high is Mont Blanc?"},
+                        {"role": "assistant", "content": "4,806 metres"},
+                        {"role": "user", "content": "Who climbed it first?"},
+                    ],
+                    "rewrite": True,
+                },
                 {
                     "question": "Which of them is the highest?",
                     "filters": {"family": ["mountain", "volcano"], "not": {"country": "France"}},
@@ -49,7 +64,18 @@ class AnswerRequest(BaseModel):
         },
     )
 
-    question: str = Field(min_length=1, description="What is asked.")
+    question: str | None = Field(None, min_length=1, description="What is asked; or give `messages`.")
+    messages: list[MessageBody] | None = Field(
+        None,
+        min_length=1,
+        description="A conversation instead of a `question`: the last message, which is the user's, is the question. "
+        "The ones before it matter for `rewrite` alone.",
+    )
+    rewrite: bool = Field(
+        False,
+        description="Let the model first rewrite the last of `messages` as a question that stands by itself. Where "
+        "that fails, it is asked as it is, with `rewrite_failed` in `degraded`.",
+    )
     top_n: int | None = Field(None, ge=1, description="Passages to retrieve and score; the service's default if null.")
     top_k: int | None = Field(None, ge=1, description="Passages to keep for the answer, at most `top_n`.")
     filters: Filters | None = Field(None, description=_FILTERS)
@@ -118,7 +144,10 @@ class CitationBody(BaseModel):
     start: int = Field(ge=0, description="First character of the cited words in `answer`.")
     end: int = Field(ge=0, description="One past the last.")
     text: str
-    sources: list[SourceBody] = Field(description="Passages of the context that hold these very words.")
+    sources: list[SourceBody] = Field(
+        description="Passages of the context that hold these very words, as the service has checked; case and white "
+        "space aside."
+    )
 
 
 class PassageBody(BaseModel):
@@ -146,12 +175,13 @@ class UsageBody(BaseModel):
 
 class AnswerResponse(BaseModel):
     answer: str
+    rewritten_question: str | None = Field(description="What was asked instead, by `rewrite`.")
     citations: list[CitationBody]
     passages: list[PassageBody] = Field(description="What was kept, best first.")
     abstained: bool = Field(description="The passages do not hold the answer, says the model.")
     degraded: list[Degradation] = Field(
         description="What had to be left out to answer at all. `rerank_gated`: the checkpoint has not shown that "
-        "it may rerank, and the retriever's order was kept."
+        "it may rerank, and the retriever's order was kept. `rewrite_failed`: the question was asked as it came."
     )
     cached: bool
     model: str

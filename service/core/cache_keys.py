@@ -58,7 +58,7 @@ class CacheKeys:
         return digest(
             "answer", self.checkpoint, self.prompts, self.index, self.encoder, self.gate, query.question,
             query.top_n, query.top_k, query.max_tokens, query.min_relevance, repr(query.filters), query.context_order,
-            _given(query),
+            _given(query), [[turn.role, turn.text] for turn in query.history],
         )  # fmt: skip
 
 

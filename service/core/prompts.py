@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from service.errors import ConfigError
+from service.errors import ConfigError, EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,14 @@ class Prompt:
     @property
     def text(self) -> str:
         return self.system + "".join(self.context) + self.turn
+
+
+@dataclass(frozen=True, slots=True)
+class RewritePrompt:
+    """Templates of the turns of a conversation, and of the request to rewrite its last question."""
+
+    turns: Mapping[str, str]
+    turn: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class PromptSet:
     answer_turn: str
     abstention: str
     stop: tuple[str, ...]
+    rewrite: RewritePrompt | None = None
 
     @property
     def id(self) -> str:
@@ -69,6 +78,18 @@ class PromptSet:
         )
         turn = self.answer_turn.format(question=collapse(question))
         return Prompt(system=self.system, context=context, turn=turn)
+
+    def rewrite_prompt(self, question: str, roles: Iterable[str], texts: Iterable[str]) -> Prompt:
+        """Ask for the question as it would be asked without the conversation before it.
+
+        Raises:
+            EngineError: this set has no such prompt.
+        """
+        if self.rewrite is None:
+            raise EngineError(f"the prompt set {self.id} has no prompt for rewriting")
+        turns = self.rewrite.turns
+        context = tuple(turns[role].format(text=collapse(text)) for role, text in zip(roles, texts, strict=True))
+        return Prompt(system=self.system, context=context, turn=self.rewrite.turn.format(question=collapse(question)))
 
     def is_abstention(self, answer: str) -> bool:
         """Whether the model said that the passages do not hold the answer, or said nothing."""
@@ -116,9 +137,17 @@ def parse_prompt_set(document: Any) -> PromptSet:
             answer_turn=answer["turn"],
             abstention=_text("answer.abstention", answer["abstention"]),
             stop=_texts("answer.stop", answer["stop"]),
+            rewrite=_rewrite(document["rewrite"]) if "rewrite" in document else None,
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise ConfigError(f"prompt file: {exc!r} is missing or of the wrong type") from exc
+
+
+def _rewrite(part: Any) -> RewritePrompt:
+    for key in ("user", "assistant"):
+        _check_placeholders(f"rewrite.{key}", _text(f"rewrite.{key}", part[key]), frozenset({"text"}))
+    _check_placeholders("rewrite.turn", _text("rewrite.turn", part["turn"]), frozenset({"question"}))
+    return RewritePrompt({"user": part["user"], "assistant": part["assistant"]}, part["turn"])
 
 
 def _text(where: str, value: object) -> str:

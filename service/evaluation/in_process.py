@@ -11,16 +11,22 @@ from tokenizers import Tokenizer
 from service.adapters.answer_cache import CachedAnswers
 from service.adapters.calibration_file import read_calibration
 from service.adapters.prompt_files import read_prompts
-from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
+from service.adapters.tokenizer import (
+    EncodedPrompt,
+    PromptTokenizer,
+    checkpoint_directory,
+    checkpoint_revision,
+    open_tokenizer,
+)
 from service.core.cache_keys import CacheKeys
 from service.core.scoring import Calibration, score_from_logprobs
 from service.evaluation.causal_lm import CausalLM, Stops, cut_at
 from service.evaluation.local_index import no_cache, open_local_index
 from service.evaluation.pipeline_target import PipelineTarget
 from service.pipeline import Pipeline
-from service.ports import Piece, Scores
+from service.ports import Piece, Rewritten, Scores
 from service.settings import Settings
-from service.types import Passage, Priority, Score, Usage
+from service.types import Passage, Priority, Score, Turn, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +76,22 @@ class LocalGenerator:
     async def generate(
         self, question: str, passages: Sequence[Passage], *, max_tokens: int, deadline_s: float
     ) -> AsyncGenerator[Piece, None]:
-        async with self._engine.turn:
-            yield await asyncio.to_thread(self._complete, question, passages, max_tokens)
-
-    def _complete(self, question: str, passages: Sequence[Passage], max_tokens: int) -> Piece:
-        engine = self._engine
-        room = max(engine.model.max_model_len - max_tokens, 1)
         texts = [(passage.title, passage.text) for passage in passages]
-        prompt = engine.tokenizer.answer_prompt(question, texts, max_tokens=room)
+        prompt = self._engine.tokenizer.answer_prompt(question, texts, max_tokens=self._room(max_tokens))
+        async with self._engine.turn:
+            yield await asyncio.to_thread(self._complete, prompt, max_tokens)
+
+    async def rewrite(self, question: str, history: Sequence[Turn], *, max_tokens: int, deadline_s: float) -> Rewritten:
+        prompt = self._engine.tokenizer.rewrite_prompt(question, history, max_tokens=self._room(max_tokens))
+        async with self._engine.turn:
+            piece = await asyncio.to_thread(self._complete, prompt, max_tokens)
+        return Rewritten(piece.text, piece.usage or Usage())
+
+    def _room(self, max_tokens: int) -> int:
+        return max(self._engine.model.max_model_len - max_tokens, 1)
+
+    def _complete(self, prompt: EncodedPrompt, max_tokens: int) -> Piece:
+        engine = self._engine
         ends = engine.tokenizer.prompts.stop
         ids = engine.model.complete(prompt.ids, max_tokens=max_tokens, stops=Stops(ends, engine.text.decode))
         text = cut_at(engine.text.decode(ids), ends)

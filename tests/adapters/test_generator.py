@@ -1,6 +1,7 @@
 """Answers from vLLM."""
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import httpx
@@ -9,8 +10,8 @@ import pytest
 from service.adapters.generator import VllmGenerator
 from service.adapters.replicas import Replicas
 from service.errors import DeadlineError, EngineError, EngineRefusedError, RequestError
-from service.ports import Piece
-from service.types import Passage, Usage
+from service.ports import Piece, Rewritten
+from service.types import Passage, Turn, Usage
 from tests.fake_vllm import FakeVllm, fake_replicas, sse
 from tests.fakes import Clock, rankrag_prompts
 
@@ -215,3 +216,46 @@ async def test_answers_are_more_urgent_than_scores_where_vllm_schedules_by_prior
         await answer(replicas)
     assert vllm.completions[0].get("priority") == priority
     assert ("priority" in vllm.completions[0]) is is_on
+
+
+HISTORY = [Turn("user", "Which mountain is the highest?"), Turn("assistant", "Mont Blanc")]
+
+
+async def test_question_is_rewritten_by_the_conversation_before_it() -> None:
+    vllm = FakeVllm(completion=(" How high is", " Mont Blanc?"))
+    async with fake_replicas(vllm) as replicas:
+        generator = VllmGenerator(replicas, load=nothing_else, clock=Clock())
+        made = await generator.rewrite("How high is it?", HISTORY, max_tokens=9, deadline_s=109.0)
+    call = vllm.completions[0]
+    wanted = rankrag_prompts().rewrite_prompt("How high is it?", ["user", "assistant"], [one.text for one in HISTORY])
+    assert vllm.tokenizer.decode(call["prompt"]) == wanted.text
+    assert (call["max_tokens"], call["stop"]) == (9, ["\n"])
+    assert made == Rewritten(" How high is Mont Blanc?", Usage(len(call["prompt"]), 2))
+
+
+async def test_long_conversation_is_cut_for_the_question_to_be_rewritten() -> None:
+    vllm = FakeVllm()
+    async with fake_replicas(vllm) as replicas:
+        generator = VllmGenerator(replicas, load=nothing_else, clock=Clock())
+        await generator.rewrite("How high is it?", [Turn("user", "Long ago. " * 900)], max_tokens=9, deadline_s=109.0)
+    assert len(vllm.completions[0]["prompt"]) <= vllm.max_model_len - 9
+    assert "How high is it?" in vllm.tokenizer.decode(vllm.completions[0]["prompt"])
+
+
+UNFINISHED: list[object] = [
+    {"choices": [{"index": 0, "text": "4,806", "finish_reason": None}]},
+    {"choices": [{"index": 0, "text": " me", "finish_reason": "length"}]},
+    {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+    "[DONE]",
+]
+
+
+def unfinished(request: httpx.Request) -> httpx.Response | None:
+    if json.loads(request.content or "{}").get("stream"):
+        return httpx.Response(200, text=sse(*UNFINISHED), headers={"Content-Type": "text/event-stream"})
+    return None
+
+
+async def test_answer_that_the_limit_ended_says_so() -> None:
+    pieces = await generate(FakeVllm(instead=unfinished))
+    assert [piece.is_unfinished for piece in pieces] == [False, True, False]

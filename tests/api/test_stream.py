@@ -31,8 +31,7 @@ async def test_events_come_in_the_order_of_the_stages(client: httpx.AsyncClient)
     events = await stream(client)
     kinds = [event.event for event in events]
     assert kinds[:2] == ["search_results", "rerank"]
-    assert set(kinds[2:-1]) == {"answer.delta"}
-    assert kinds[-1] == "final"
+    assert kinds[2:] == ["answer.delta", "answer.delta", "citation", "final"]
 
 
 async def test_every_event_has_a_number_and_its_type_in_the_data(client: httpx.AsyncClient) -> None:
@@ -44,7 +43,34 @@ async def test_every_event_has_a_number_and_its_type_in_the_data(client: httpx.A
 async def test_pieces_make_up_the_answer(client: httpx.AsyncClient) -> None:
     events = await stream(client)
     text = "".join(data(event)["text"] for event in events if event.event == "answer.delta")
-    assert text.strip() == data(events[-1])["answer"] == "4,806 metres"
+    assert text == data(events[-1])["answer"] == "4,806 metres"
+
+
+async def test_citations_come_once_the_answer_is_there_and_are_those_of_the_answer(
+    client: httpx.AsyncClient, fakes: FakeServices
+) -> None:
+    fakes.generator.texts = (" Mont Blanc rises", " to 4,806 metres. ", "It is in Asia. The Rhine is a river [2].")
+    events = await stream(client, min_relevance=0)
+    citations = [data(event) for event in events if event.event == "citation"]
+    final = data(events[-1])
+    assert [{name: one[name] for name in one if name != "type"} for one in citations] == final["citations"]
+    assert [one["text"] for one in citations] == ["Mont Blanc rises to 4,806 metres", "The Rhine is a river"]
+    assert all(final["answer"][one["start"] : one["end"]] == one["text"] for one in citations)
+    metrics = (await client.get("/metrics")).text
+    assert 'rankrag_citations_total{result="verified"} 2.0' in metrics
+    assert 'rankrag_citations_total{result="dropped"} 2.0' in metrics  # the sentence about Asia, and passage 2
+
+
+async def test_stream_that_is_silent_sends_comments(fakes: FakeServices) -> None:
+    fakes.scorer.delay_s = 0.2
+    async with (
+        client_of(create_app(Settings(keep_alive_s=0.02), fakes.open)) as client,
+        client.stream("POST", "/answer", json={"question": QUESTION, "stream": True}) as response,
+    ):
+        lines = [line async for line in response.aiter_lines()]
+    found, ranked = lines.index("event: search_results"), lines.index("event: rerank")
+    assert any(line.startswith(":") for line in lines[found:ranked])
+    assert "event: final" in lines
 
 
 async def test_last_event_is_the_answer_as_it_would_come_without_a_stream(fakes: FakeServices) -> None:

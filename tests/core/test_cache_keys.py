@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.cache_keys import CacheKeys, digest, framed
-from service.types import Passage, Query
+from service.types import Passage, Query, Turn
 from tests.filtering import where
 
 KEYS = CacheKeys(checkpoint="checkpoint", prompts="prompts", index="index", encoder="encoder")
@@ -129,6 +129,7 @@ def test_verdict_depends_on_the_probe_and_the_deployments(part: str) -> None:
         ("filters", where({"or": [{"kind": "mountain"}]})),
         ("filters", where({"not": {"kind": "mountain"}})),
         ("filters", where({"other": "mountain"})),
+        ("history", (Turn("user", "before"),)),
         ("passages", ()),
         ("passages", (PASSAGE,)),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.adapters.prompt_files import read_prompts
 from service.core.prompts import PromptSet, collapse, fair_shares, parse_prompt_set
-from service.errors import ConfigError
+from service.errors import ConfigError, EngineError
 
 SYSTEM = (
     "System: This is a chat between a user and an artificial intelligence assistant. The assistant gives helpful, "
@@ -209,3 +209,34 @@ def test_who_is_cut_has_as_much_as_anybody_within_one_token(lengths: list[int], 
 @given(LENGTHS, st.integers(0, 5000))
 def test_budget_is_used_up_where_somebody_is_cut(lengths: list[int], budget: int) -> None:
     assert sum(fair_shares(lengths, budget)) == min(budget, sum(lengths))
+
+
+REWRITE = {"user": "U: {text}\n", "assistant": "A: {text}\n", "turn": "Q: {question}"}
+
+
+def test_rewrite_prompt_is_the_conversation_and_its_last_question() -> None:
+    parsed = parse_prompt_set(document(rewrite=REWRITE))
+    made = parsed.rewrite_prompt("how\nhigh?", ["user", "assistant"], ["a\nb", "c"])
+    assert (made.context, made.turn) == (("U: a b\n", "A: c\n"), "Q: how high?")
+
+
+def test_own_prompts_can_rewrite_and_others_need_not(prompts: PromptSet) -> None:
+    text = prompts.rewrite_prompt("Who climbed it?", ["user", "assistant"], ["What is Mont Blanc?", "A mountain"]).text
+    turns = "User: What is Mont Blanc?\n\nAssistant: A mountain\n\nUser: Who climbed it?\n\n"
+    assert text.startswith(SYSTEM + turns)
+    with pytest.raises(EngineError, match="mine-v2 has no prompt for rewriting"):
+        parse_prompt_set(document()).rewrite_prompt("q", [], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "template", "message"),
+    [
+        ("user", "{question}", r"rewrite\.user has unknown"),
+        ("assistant", "none", r"rewrite\.assistant lacks"),
+        ("turn", "{text}", r"rewrite\.turn has unknown"),
+        ("turn", 3, r"rewrite\.turn must be a text"),
+    ],
+)
+def test_wrong_rewrite_template_is_a_config_error_that_names_it(key: str, template: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_prompt_set(document(rewrite={**REWRITE, key: template}))
