@@ -12,7 +12,7 @@ from tests.fakes import FakeServices, client_of
 
 LIMITS = LimitSettings(
     max_question_chars=10, max_document_chars=20, max_documents=3, max_body_bytes=2000, max_top_n=7, max_top_k=4,
-    max_answer_tokens=5, max_filters=2, max_filter_depth=3, max_deadline_ms=5000, max_chunks=9,
+    max_answer_tokens=5, max_filters=2, max_filter_depth=3, max_messages_chars=15, max_deadline_ms=5000, max_chunks=9,
 )  # fmt: skip
 
 
@@ -26,8 +26,16 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 CHUNKED = {"query": "q", "max_tokens_per_doc": 1, "long_documents": "max_chunk"}
+
+
+def said(num_chars: int) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": "a" * num_chars}]
+
+
 CASES = [
     ("/answer", lambda n: {"question": "q" * n}, "question", 10, 422),
+    ("/answer", lambda n: {"messages": [{"role": "user", "content": "q" * n}]}, "messages.0.content", 10, 422),
+    ("/answer", lambda n: {"messages": [*said(n - 1), {"role": "user", "content": "q"}]}, "messages", 15, 422),
     ("/answer", lambda n: {"question": "q", "top_n": n}, "top_n", 7, 422),
     ("/answer", lambda n: {"question": "q", "top_k": n}, "top_k", 4, 422),
     ("/answer", lambda n: {"question": "q", "max_tokens": n}, "max_tokens", 5, 422),
