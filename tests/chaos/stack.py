@@ -78,12 +78,22 @@ class Stack:
     # --- the service ---
 
     async def start_service(self, *, workers: int = 1) -> float:
-        """Start it; the moment at which that was. See `wait_until_well`."""
-        begun_s = time.monotonic()
+        """Start it; the moment at which it first answered, or ended instead. See `wait_until_well`."""
         version = str(json.loads((self.index / "manifest.json").read_text())["version"])
-        self.epochs.append(Epoch(version, begun_s))
+        self.epochs.append(Epoch(version, time.monotonic()))
         self._service = await self._spawn(self._command(workers), self.settings, "service.log")
-        return begun_s
+        async with asyncio.timeout(START_WITHIN_S), open_client(self.url, max_connections=1, timeout_s=5.0) as http:
+            while self.is_service_running and not await self._is_answering(http):  # noqa: ASYNC110 (another process)
+                await asyncio.sleep(POLL_S)
+        return time.monotonic()
+
+    async def _is_answering(self, http: httpx.AsyncClient) -> bool:
+        try:
+            await http.get("/livez")
+        except httpx.HTTPError:
+            return False
+        self.epochs[-1].answers_s = time.monotonic()
+        return True
 
     def _command(self, workers: int) -> list[str]:
         more = [] if workers == 1 else ["--workers", str(workers)]
@@ -138,7 +148,6 @@ class Stack:
             ready = await http.get("/readyz")
         except httpx.HTTPError:
             return False
-        self.epochs[-1].answers_s = min(self.epochs[-1].answers_s, time.monotonic())
         if ready.status_code != 200 or not all(one["ok"] for one in ready.json()["dependencies"].values()):
             return False
         reply = await send(http, self.probe, time.monotonic())
@@ -211,6 +220,7 @@ async def open_stack(vllm: Vllm, index: Path, checkpoint: Path, directory: Path,
             **LOCAL_ENVIRONMENT,
             **SERVICE_ENVIRONMENT,
             **OPEN_TO_ALL,
+            "RANKRAG_CACHE__MAX_ENTRIES": "300",  # of the 400 that the pool makes: Redis is asked, too
             "RANKRAG_CHECKPOINT": str(checkpoint),
             "RANKRAG_VLLM__URL": f"http://{HOST}:{vllm_proxy.port}",
             "RANKRAG_REDIS_URL": f"redis://{HOST}:{redis_proxy.port}/0",
