@@ -41,7 +41,8 @@ def passage(id_: str, score: float | None) -> dict[str, Any]:
 
 def answered(*passages: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {
-        "answer": "4,806 metres", "rewritten_question": None, "citations": [], "passages": passages, "abstained": False, "degraded": [],
+        "answer": "4,806 metres", "rewritten_question": None, "citations": [], "passages": passages,
+        "abstained": False, "degraded": [],
         "cached": False, "model": "m", "index_version": "v1", "usage": USAGE, "timings_ms": {}, **changes,
     }  # fmt: skip
 
