@@ -133,6 +133,12 @@ def test_comments_are_no_events() -> None:
     assert list(events_of(": ping\n\nevent: a\ndata: {}\n\n")) == [("a", {})]
 
 
+def test_only_line_feeds_end_a_line_of_an_event() -> None:
+    text = "of two\u2028lines, and\x85more"
+    body = f"event: a\r\ndata: {json.dumps({'text': text}, ensure_ascii=False)}\r\n\r\n"
+    assert list(events_of(body)) == [("a", {"text": text})]
+
+
 def test_the_pool_asks_the_same_with_the_same_seed() -> None:
     draws = [demo_pool(ROOT, random.Random(1)).draws(random.Random(2)) for _ in range(2)]
     first, second = ([next(one) for _ in range(200)] for one in draws)
