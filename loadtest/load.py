@@ -118,7 +118,7 @@ class Lab:
         return [read_visit(json.loads(row)) for row in rows.read_text(encoding="utf-8").splitlines()]
 
     def find_capacity(self) -> tuple[float, list[Trial]]:
-        """Closed loop first, then open loops. Writes `capacity.json` beside the profiles' directories.
+        """Of this profile's workload: closed loop first, then open loops.
 
         Raises:
             ConfigError: hardly anything is answered in time.
@@ -210,7 +210,9 @@ def warm_up(lab: Lab) -> None:
 
 def _measure(lab: Lab, name: str, capacity: float | None) -> list[Verdict]:
     """The profile, and before it the capacity where it is needed."""
-    known = lab.out / "capacity.json"
+    known = (
+        lab.out / f"capacity-{'cached' if lab.profile.cache else 'fresh'}.json"
+    )  # another workload, another capacity
     if name == CAPACITY or (lab.profile.needs_capacity and capacity is None and not known.is_file()):
         found, trials = lab.find_capacity()
         known.write_text(json.dumps({"per_s": found, "trials": [asdict(trial) for trial in trials]}) + "\n")

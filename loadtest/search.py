@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from loadtest.outcomes import Measures
 
 GOOD_SHARE = 0.95
+RAISE, MAX_RAISES = 1.6, 8
 FLOOR = 0.4  # of what the closed loop got; below it the first step of the search would be a guess
 
 
@@ -22,15 +23,20 @@ class Trial:
 
 
 def search(closed_per_s: float, offer: Callable[[float], Measures], *, num_steps: int = 4) -> tuple[float, list[Trial]]:
-    """Halve the span between a rate that holds and one that doesn't.
+    """Raise the rate until it doesn't hold, then halve the span between one that does and one that doesn't.
 
-    Many users one after the other find about what can be done; Poisson arrivals come in clusters, so that what can be
-    promised is less. 0 where not even `FLOOR` holds.
+    So many users one after the other find no more than their number allows, and Poisson arrivals come in clusters: what
+    can be promised may be more or less. 0 where not even `FLOOR` holds.
     """
     held, failed = FLOOR * closed_per_s, 1.2 * closed_per_s
     trials = [_try(held, offer)]
     if not trials[0].is_held:
         return 0.0, trials
+    for _ in range(MAX_RAISES):
+        trials.append(_try(failed, offer))
+        if not trials[-1].is_held:
+            break
+        held, failed = failed, RAISE * failed
     for _ in range(num_steps):
         trials.append(_try((held + failed) / 2, offer))
         if trials[-1].is_held:

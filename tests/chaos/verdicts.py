@@ -114,7 +114,7 @@ def _stream(ask: Ask, body: str) -> Verdict:
 
 
 def events_of(body: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and data of server-sent events. Lines end with CR, LF or both, and not with whatever Unicode calls a line."""
+    """Name and data of server-sent events. Only CR and LF end a line, not what Unicode calls one."""
     for block in body.replace("\r\n", "\n").split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line and not line.startswith(":"))
         if "data" in fields:
