@@ -42,7 +42,7 @@ from service.adapters.tiered_cache import open_tiers
 from service.adapters.tokenizer import PromptTokenizer, checkpoint_directory, checkpoint_revision, open_tokenizer
 from service.adapters.tracing import open_traces
 from service.adapters.vllm_client import VllmClient, open_http
-from service.api import health, models, rerank, routes
+from service.api import chat, health, models, rerank, routes
 from service.api.access import Access, Authenticate, Throttle
 from service.api.ending import FinishInFlight, Life
 from service.api.errors import add_error_handlers
@@ -104,6 +104,7 @@ def create_app(
     )  # fmt: skip
     app.state.life, app.state.tells_details = life or Life(), settings.auth.mode == "off"
     app.include_router(routes.router)
+    app.include_router(chat.router)
     app.include_router(rerank.router)
     app.include_router(models.router)
     app.include_router(health.router)

@@ -118,12 +118,12 @@ def as_filter(body: FilterBody | None) -> Filter:
     return Every(tuple(parts))
 
 
-def check_filters(body: FilterBody | None, limits: LimitSettings) -> None:
+def check_filters(body: FilterBody | None, limits: LimitSettings, field: str = "filters") -> None:
     """Raises RequestError where there are too many conditions, or they are nested too deep."""
     if body is None:
         return
-    _check("filters", _count(body), limits.max_filters, "conditions")
-    _check("filters", _depth(body), limits.max_filter_depth, "levels")
+    _check(field, _count(body), limits.max_filters, "conditions")
+    _check(field, _depth(body), limits.max_filter_depth, "levels")
 
 
 def _check(field: str, number: int, limit: int, what: str) -> None:

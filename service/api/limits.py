@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from service.api.chat_schemas import ChatMessage, ChatRequest
 from service.api.dialects import Ranking
 from service.api.filters import check_filters
 from service.api.schemas import AnswerRequest, GivenPassage, MessageBody, SearchRequest
@@ -32,7 +33,17 @@ def _check_asked(request: AnswerRequest, limits: LimitSettings) -> None:
     check_messages(request.messages or [], limits)
 
 
-def check_messages(messages: Sequence[MessageBody], limits: LimitSettings) -> None:
+def check_chat(request: ChatRequest, limits: LimitSettings) -> None:
+    """Raises RequestError for the first field over its limit."""
+    check_messages(request.messages, limits)
+    _check_number("max_tokens", request.max_tokens, limits.max_answer_tokens)
+    _check_number("max_completion_tokens", request.max_completion_tokens, limits.max_answer_tokens)
+    _check_number("rag.top_n", request.rag.top_n, limits.max_top_n)
+    _check_number("rag.top_k", request.rag.top_k, limits.max_top_k)
+    check_filters(request.rag.filters, limits, "rag.filters")
+
+
+def check_messages(messages: Sequence[MessageBody | ChatMessage], limits: LimitSettings) -> None:
     """Raises RequestError where the last one is no question, or all are too long."""
     if not messages:
         return

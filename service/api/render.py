@@ -1,10 +1,10 @@
 """The service's values as HTTP bodies, headers and events."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from pydantic import BaseModel
@@ -25,6 +25,7 @@ from service.api.schemas import (
     UsageBody,
 )
 from service.api.services import Services
+from service.errors import RankRAGError
 from service.pipeline import Delta, Event, Reranked, Retrieved
 from service.types import Answer, Citation, RetrievedPassage, ScoredPassage, Timings, Usage
 
@@ -109,30 +110,56 @@ def search_body(found: Sequence[RetrievedPassage], timings: Timings, services: S
     )
 
 
+class Wording(Protocol):
+    """How the events of one answer are told, in their order."""
+
+    def tell(self, event: Event) -> Iterator[ServerSentEvent]: ...
+
+    def fail(self, error: RankRAGError) -> Iterator[ServerSentEvent]:
+        """The last one: there will be no answer."""
+        ...
+
+
 async def sse_events(
-    begun: AsyncGenerator[Event, None], question: str, deadline: Deadline, services: Services, scope: Scope
-) -> AsyncIterator[ServerSentEvent]:
-    """`search_results`, `rerank`, `answer.delta`s, `citation`s and `final`; or `error` at any point as the last one."""
-    numbers = count(1)
+    begun: AsyncGenerator[Event, None], question: str, deadline: Deadline, services: Services, scope: Scope,
+    wording: Wording,
+) -> AsyncIterator[ServerSentEvent]:  # fmt: skip
+    """Everything that happens to one question, as `wording` tells it; an error ends it."""
     try:
         async with aclosing(begun) as events:
             while (event := await _before(deadline, events, services)) is not None:
                 if isinstance(event, Answer):
                     note_answer(scope, question, event, services)
-                yield _sse(next(numbers), *_event(event, services))
+                for sent in wording.tell(event):
+                    yield sent
     except Exception as exc:
         error = as_service_error(exc)
         services.metrics.errors.labels(error.code).inc()
         tell(scope, error=error.code)
         if error is not exc and error.status == 500:
             log.exception("unexpected_error")
-        yield _sse(next(numbers), "error", error_body(error).model_dump())
+        for sent in wording.fail(error):
+            yield sent
 
 
 async def _before(deadline: Deadline, events: AsyncIterator[Event], services: Services) -> Event | None:
     """The next event, if it comes by the deadline; a slow reader's time between events is not counted twice."""
     async with deadline.limit(services.clock):
         return await anext(events, None)
+
+
+class AnswerWording:
+    """`search_results`, `rerank`, `answer.delta`s, `citation`s and `final`; or `error` at any point as the last one."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._numbers = count(1)
+
+    def tell(self, event: Event) -> Iterator[ServerSentEvent]:
+        yield _sse(next(self._numbers), *_event(event, self._services))
+
+    def fail(self, error: RankRAGError) -> Iterator[ServerSentEvent]:
+        yield _sse(next(self._numbers), "error", error_body(error).model_dump())
 
 
 def _event(event: Event, services: Services) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from service.api.deadline import Deadline
 from service.api.errors import ENGINE_ERRORS, REQUEST_ERRORS, error_rows
 from service.api.filters import as_filter
 from service.api.limits import check_answer, check_search
-from service.api.render import answer_body, json_response, search_body, sse_events
+from service.api.render import AnswerWording, answer_body, json_response, search_body, sse_events
 from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage, MessageBody, SearchRequest, SearchResponse
 from service.api.services import Services, ServicesDep
 from service.errors import (
@@ -52,7 +52,7 @@ async def answer(
     if body.stream:
         async with bounds(request, deadline, services):
             events = await services.pipeline.begin(query)
-        sent = sse_events(events, query.question, deadline, services, request.scope)
+        sent = sse_events(events, query.question, deadline, services, request.scope, AnswerWording(services))
         return EventSourceResponse(sent, ping=services.settings.keep_alive_s)
     async with bounds(request, deadline, services):
         result = await services.pipeline.answer(query)

@@ -12,7 +12,7 @@ FilterValue = str | bool | int | FiniteFloat | None
 Score = Annotated[float, Field(ge=0, le=1)]
 PriorityName = Literal["interactive", "bulk"]
 
-_FILTERS = (
+FILTERS = (
     "What the metadata of passages must be; applied within the search, so that `top_n` of those that pass are found."
 )
 PRIORITY = "Whether somebody waits for it: `bulk` work gives way to `interactive` work where the engine is busy."
@@ -78,7 +78,7 @@ class AnswerRequest(BaseModel):
     )
     top_n: int | None = Field(None, ge=1, description="Passages to retrieve and score; the service's default if null.")
     top_k: int | None = Field(None, ge=1, description="Passages to keep for the answer, at most `top_n`.")
-    filters: Filters | None = Field(None, description=_FILTERS)
+    filters: Filters | None = Field(None, description=FILTERS)
     passages: list[GivenPassage] | None = Field(
         None,
         min_length=1,
@@ -116,7 +116,7 @@ class SearchRequest(BaseModel):
 
     query: str = Field(min_length=1)
     top_n: int | None = Field(None, ge=1, description="Passages to retrieve; the service's default if null.")
-    filters: Filters | None = Field(None, description=_FILTERS)
+    filters: Filters | None = Field(None, description=FILTERS)
     cache: bool = Field(True, description="False neither reads nor writes any cache.")
     deadline_ms: int | None = Field(None, ge=1, description=DEADLINE)
 

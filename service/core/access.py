@@ -24,7 +24,8 @@ KEY_BYTES: Final = 32
 # What a path needs. One that is in no table is for `admin` alone, so that a new route is closed until it is here.
 SCOPE_OF: Final[Mapping[str, Scope]] = MappingProxyType(
     {
-        "/answer": "answer", "/search": "answer", "/rerank": "rerank", "/v1/rerank": "rerank", "/v2/rerank": "rerank",
+        "/answer": "answer", "/search": "answer", "/v1/chat/completions": "answer",
+        "/rerank": "rerank", "/v1/rerank": "rerank", "/v2/rerank": "rerank",
         "/metrics": "admin",
     }
 )  # fmt: skip

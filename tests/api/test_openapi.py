@@ -35,6 +35,7 @@ async def test_document_names_every_path(client: httpx.AsyncClient) -> None:
     assert set(document["paths"]) == {
         "/answer",
         "/search",
+        "/v1/chat/completions",
         *RERANK_PATHS,
         "/v1/models",
         "/livez",
