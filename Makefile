@@ -118,7 +118,7 @@ audit: $(STAMPS)/dev ## look the pinned packages up in the advisory database (ne
 		echo "requirements/$$list.txt"; $(AUDIT) --strict -r requirements/$$list.txt || exit 1; done
 
 test: setup-dev setup-redis setup-prometheus index check train-smoke helm-check ## check, and the tests on the real parts
-	$(BIN)/pytest -q -m integration
+	$(BIN)/pytest -q -m integration --durations=12
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
 	$(BIN)/python -m training.demo.train training/demo/demo-cpu.yaml --out runs/demo
