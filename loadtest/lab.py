@@ -81,6 +81,9 @@ class Lab:
             f"list {size} × {concurrency}", concurrency, True, lambda requests: self.wire.list_calls(requests, size)
         )
 
+    def texts(self) -> Contender:
+        return Contender("list of texts", 1, True, self.wire.text_calls)
+
     def singles(self, connections: int) -> Contender:
         return Contender(
             f"single × {connections}", connections, True, lambda requests: self.wire.list_calls(requests, 1)

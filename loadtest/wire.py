@@ -41,11 +41,22 @@ class Wire:
         """Lists of `size` prompts, whatever request they belong to."""
         return [self._completion(part) for part in in_parts(self.prompts(requests), size)]
 
+    def text_calls(self, requests: Sequence[Request]) -> list[Call]:
+        """One list for every request, of prompts as text: what a caller has who holds text, as ours do."""
+        return [self._completion(self._texts(request)) for request in requests]
+
+    def _texts(self, request: Request) -> list[str]:
+        prompts = self.tokenizer.prompts
+        return [
+            prompts.score_prompt(request.question, prompts.passage_text(passage.title, passage.text)).text
+            for passage in request.passages
+        ]
+
     def generative_calls(self, requests: Sequence[Request]) -> list[Call]:
         """One /generative_scoring for every request; whole prompts as items, as the passage is in their middle."""
         return [self._generative(self.prompts([request])) for request in requests]
 
-    def _completion(self, prompts: Sequence[Sequence[int]]) -> Call:
+    def _completion(self, prompts: Sequence[Sequence[int]] | Sequence[str]) -> Call:
         body = {
             "model": self.model,
             "prompt": list(prompts),
