@@ -37,6 +37,7 @@ async def test_nor_does_what_it_loads(client: httpx.AsyncClient, name: str) -> N
     assert response.headers["Content-Type"].split(";")[0] in {"text/css", "text/javascript", "image/svg+xml"}
 
 
+@pytest.mark.threat("T27")
 async def test_it_may_load_only_what_is_ours(client: httpx.AsyncClient) -> None:
     response = await client.get("/")
     assert response.headers["Content-Security-Policy"].startswith("default-src 'self';")
@@ -55,6 +56,7 @@ async def test_nothing_else_is_served(client: httpx.AsyncClient, path: str) -> N
     assert (await client.get(path)).status_code in {401, 404}
 
 
+@pytest.mark.threat("T27")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_text_is_never_taken_for_markup(script: Path) -> None:
     text = script.read_text(encoding="utf-8")

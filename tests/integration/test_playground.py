@@ -82,6 +82,7 @@ def test_an_error_names_the_field_and_the_limit(page: Page) -> None:
     page.screenshot(path=PICTURES / "error.png")
 
 
+@pytest.mark.threat("T27")
 def test_whatever_a_passage_holds_is_shown_as_text(page: Page) -> None:
     """The stream is made up here: no passage of the demo index is hostile."""
     title = page.title()
