@@ -23,6 +23,7 @@ from starlette.routing import Route
 from tokenizers import Tokenizer
 
 from service.adapters.key_file import entry_text
+from service.adapters.prompt_files import read_golden
 from service.core.access import KEY_BYTES, SCOPES, key_digest, new_key
 from service.local_stack import HOST, free_port, running, service_process
 from tests.fake_vllm import FakeVllm
@@ -34,7 +35,8 @@ FOR_EVER_S = 3600
 
 @contextmanager
 def fake_vllm(most_prompts: int = 1_000_000) -> Iterator[str]:
-    """Its base URL. Calls with more than `most_prompts` are never answered: with 2, only the canary is."""
+    """Its base URL. Calls with more than `most_prompts` are never answered: with as many as verify a checkpoint,
+    it seems well, and ranks nothing longer."""
     vllm = FakeVllm(Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")), max_model_len=2048)
 
     async def answer(request: Request) -> Response:
@@ -47,7 +49,9 @@ def fake_vllm(most_prompts: int = 1_000_000) -> Iterator[str]:
 
     paths = ["/v1/models", "/tokenize", "/v1/completions"]
     app = Starlette(routes=[Route(path, answer, methods=["GET", "POST"]) for path in paths])
-    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=(port := free_port()), log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=HOST, port=(port := free_port()), log_level="warning", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -110,9 +114,17 @@ def ask(name: str, environment: dict[str, str]) -> int:
 
 def main(names: list[str]) -> int:
     key = new_key(secrets.token_bytes(KEY_BYTES))
-    with TemporaryDirectory() as directory, fake_vllm() as vllm, fake_vllm(most_prompts=2) as stuck_vllm:
+    with (
+        TemporaryDirectory() as directory,
+        fake_vllm() as vllm,
+        fake_vllm(most_prompts=2 * len(read_golden())) as stuck_vllm,
+    ):
         scratch = Path(directory)
-        keys = {"RANKRAG_AUTH__KEY_FILE": key_file(scratch, key), "RANKRAG_ADMIN__PORT": "0"}
+        keys = {
+            "RANKRAG_AUTH__MODE": "keys",
+            "RANKRAG_AUTH__KEY_FILE": key_file(scratch, key),
+            "RANKRAG_ADMIN__PORT": "0",
+        }
         full = {"RANKRAG_VLLM__MAX_QUEUED_TOKENS": "1", "RANKRAG_LIMITS__MAX_DEADLINE_MS": str(FOR_EVER_S * 1000)}
         with (
             service(scratch, "service", RANKRAG_VLLM__URL=vllm, **keys) as url,
