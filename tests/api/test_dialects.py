@@ -31,6 +31,7 @@ def asked_texts(**body: Any) -> Ranking:
         ("/rerank", None, Dialect.VLLM),
         ("/v1/rerank", {"texts": ["a"]}, Dialect.JINA),
         ("/v2/rerank", {"documents": ["a"]}, Dialect.COHERE),
+        ("/infinity/rerank", {"documents": ["a"]}, Dialect.INFINITY),
         ("/answer", {"texts": ["a"]}, None),
     ],
 )
@@ -38,7 +39,10 @@ def test_dialect_is_told_by_path_and_fields(path: str, body: object, expected: D
     assert dialect_of(path, body) is expected
 
 
-@pytest.mark.parametrize(("dialect", "default"), [(Dialect.VLLM, False), (Dialect.JINA, True), (Dialect.COHERE, False)])
+@pytest.mark.parametrize(
+    ("dialect", "default"),
+    [(Dialect.VLLM, False), (Dialect.JINA, True), (Dialect.COHERE, False), (Dialect.INFINITY, False)],
+)
 def test_texts_are_given_back_as_the_dialect_has_it_unless_the_request_says(dialect: Dialect, default: bool) -> None:
     assert asked(dialect).gives_texts is default
     assert asked(dialect, return_documents=None).gives_texts is default

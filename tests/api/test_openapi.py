@@ -16,7 +16,7 @@ from tests.fuzzing import give_time
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Settings(), FakeServices().open))
 
-RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank")
+RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank", "/infinity/rerank")
 
 # What the document can't say: "5" is taken for 5 and 0 for false, for lenient clients; limits are settings; this app
 # asks for no key.

@@ -14,7 +14,7 @@ from tests.fakes import FakeServices, client_of
 QUERY = "mont blanc rises"
 TEXTS = ["The Rhine is a river.", "Mont Blanc rises.", "The Eiger rises."]
 BEST_FIRST = [1, 2, 0]
-PATHS = ["/rerank", "/v1/rerank", "/v2/rerank"]
+PATHS = ["/rerank", "/v1/rerank", "/v2/rerank", "/infinity/rerank"]
 NULLS = dict.fromkeys(
     [
         "top_n", "return_documents", "rank_fields", "max_tokens_per_doc", "max_chunks_per_doc", "long_documents",
@@ -56,7 +56,9 @@ async def test_unknown_fields_are_ignored(client: httpx.AsyncClient, path: str) 
     assert indices(await results(client, path, **extras)) == BEST_FIRST
 
 
-@pytest.mark.parametrize(("path", "gives"), [("/rerank", False), ("/v1/rerank", True), ("/v2/rerank", False)])
+@pytest.mark.parametrize(
+    ("path", "gives"), [("/rerank", False), ("/v1/rerank", True), ("/v2/rerank", False), ("/infinity/rerank", False)]
+)
 async def test_documents_come_back_as_objects_where_the_dialect_has_it(
     client: httpx.AsyncClient, path: str, gives: bool
 ) -> None:
@@ -72,6 +74,11 @@ async def test_body_holds_what_each_client_reads(client: httpx.AsyncClient, path
     assert body["meta"]["api_version"] == {"version": version}
     assert body["meta"]["tokens"] == {"input_tokens": 3, "output_tokens": 0}
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] == 3
+
+
+async def test_infinitys_clients_get_documents_as_plain_texts(client: httpx.AsyncClient) -> None:
+    body = {"documents": [TEXTS[0], {"text": TEXTS[1]}], "return_documents": True}
+    assert [result["document"] for result in await results(client, "/infinity/rerank", **body)] == [TEXTS[1], TEXTS[0]]
 
 
 async def test_ranked_fields_are_what_is_scored_and_given_back(client: httpx.AsyncClient) -> None:
@@ -192,6 +199,7 @@ async def test_texts_are_answered_with_a_bare_list(client: httpx.AsyncClient) ->
     response = await post(client, "/rerank", texts=TEXTS)
     assert [set(rank) for rank in response.json()] == [{"index", "score"}] * 3
     assert indices(response.json()) == BEST_FIRST
+    assert indices((await post(client, "/rerank", texts=TEXTS, top_n=1)).json()) == BEST_FIRST[:1]
     with_text = await post(client, "/rerank", texts=TEXTS, return_text=True)
     assert [rank["text"] for rank in with_text.json()] == [TEXTS[index] for index in BEST_FIRST]
 

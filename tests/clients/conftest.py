@@ -1,0 +1,25 @@
+"""Where the services are that `python -m tests.clients.run` has started, and which clients this environment has."""
+
+import os
+from importlib import import_module
+
+import pytest
+
+from tests.clients.contract import Place
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "client" in metafunc.fixturenames:
+        clients = import_module(f"tests.clients.{os.environ['CLIENTS_MODULE']}").CLIENTS
+        metafunc.parametrize("client", clients, ids=[client.name for client in clients])
+
+
+@pytest.fixture
+def service() -> Place:
+    return Place(os.environ["CLIENTS_SERVICE_URL"], os.environ["CLIENTS_KEY"])
+
+
+@pytest.fixture
+def busy_service() -> Place:
+    """One that has no room for anything."""
+    return Place(os.environ["CLIENTS_BUSY_URL"], os.environ["CLIENTS_KEY"])
