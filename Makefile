@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus setup-chromium demo serve index check audit test train train-smoke \
-	bench load chaos helm-docs helm-check image-check sbom compose-secrets clean
+	test-clients bench load chaos helm-docs helm-check image-check sbom compose-secrets clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -123,6 +123,17 @@ audit: $(STAMPS)/dev ## look the pinned packages up in the advisory database (ne
 
 test: setup-dev setup-redis setup-prometheus setup-chromium index check train-smoke helm-check ## check, and the tests on the real parts
 	$(BIN)/pytest -q -m integration --durations=12
+
+# The clients of others, in environments of their own: they do not agree on one Cohere SDK.
+CLIENTS := current langchain llama-index
+
+build/clients/%/.made: requirements/clients/%.txt
+	$(PYTHON) -m venv build/clients/$*
+	build/clients/$*/bin/pip install -q -r $<
+	@touch $@
+
+test-clients: $(STAMPS)/dev index $(CLIENTS:%=build/clients/%/.made) ## ask the service with the clients of Cohere, OpenAI, LangChain, …
+	$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it
 	$(BIN)/python -m training.demo.train training/demo/demo-cpu.yaml --out runs/demo

@@ -91,7 +91,10 @@ async def rerank_documents(
     return await _respond(request, body, services, cache_control, x_deadline_ms)
 
 
-@router.post("/infinity/rerank", response_model=InfinityResponse, responses=error_rows(*_ERRORS), summary="As Infinity")
+@router.post(
+    "/infinity/rerank", response_model=InfinityResponse, responses=error_rows(*_ERRORS), dependencies=KEY_NEEDED,
+    summary="As Infinity",
+)  # fmt: skip
 async def rerank_infinity(
     request: Request, body: _DocumentsBody, services: ServicesDep,
     cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,

@@ -26,6 +26,7 @@ SCOPE_OF: Final[Mapping[str, Scope]] = MappingProxyType(
     {
         "/answer": "answer", "/search": "answer", "/v1/chat/completions": "answer",
         "/rerank": "rerank", "/v1/rerank": "rerank", "/v2/rerank": "rerank",
+        "/infinity/rerank": "rerank",
         "/metrics": "admin",
     }
 )  # fmt: skip
