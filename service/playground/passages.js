@@ -1,4 +1,5 @@
 // The list of passages: first as they were found, then as the model ranks them, each row moving to its new place.
+// A cached answer comes with the passages that were kept, and without those that were found.
 
 import { element, marked } from "./text.js";
 
@@ -12,6 +13,7 @@ export class Passages {
 
   clear() {
     this.rows = new Map();
+    this.count = null;
     this.list.replaceChildren();
     this.order.textContent = "";
   }
@@ -19,7 +21,8 @@ export class Passages {
   found(passages) {
     for (const passage of passages) this.rows.set(passage.id, row(passage));
     this.list.replaceChildren(...[...this.rows.values()].map((made) => made.item));
-    this.order.textContent = `${passages.length} found`;
+    this.count = passages.length;
+    this.order.textContent = `${this.count} found`;
   }
 
   ranked(passages) {
@@ -31,7 +34,7 @@ export class Passages {
     const others = [...this.rows.keys()].filter((id) => !kept.has(id));
     for (const id of others) leaveOut(this.rows.get(id));
     this.arrange([...kept, ...others]);
-    this.order.textContent = `${this.rows.size} found, ${kept.size} kept`;
+    this.order.textContent = this.count === null ? `${kept.size} kept` : `${this.count} found, ${kept.size} kept`;
   }
 
   arrange(ids) {

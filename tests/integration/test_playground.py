@@ -44,12 +44,20 @@ def ask(page: Page, question: str = QUESTION) -> None:
     page.keyboard.press("Enter")
 
 
+def ask_anew(page: Page) -> None:
+    """Whatever was asked before, of this service or through another test, nothing comes from the cache."""
+    page.get_by_text("Options").click()
+    page.locator("#cache").uncheck()
+    page.locator("#question").focus()
+    ask(page)
+
+
 def places(page: Page) -> list[str]:
     return page.locator("#passages .title").all_text_contents()
 
 
 def test_the_order_changes_and_the_answer_cites(page: Page) -> None:
-    ask(page)
+    ask_anew(page)
     expect(page.locator(".cite").first).to_be_visible(timeout=ANSWER_WITHIN_MS)
     expect(page.locator("#answer")).to_contain_text("Ajaccio")
     expect(page.locator("#order")).to_have_text("20 found, 5 kept")
@@ -59,6 +67,17 @@ def test_the_order_changes_and_the_answer_cites(page: Page) -> None:
     expect(page.locator("#timings")).to_contain_text("score")
     expect(page.locator("#curl")).to_contain_text(f'"question":"{QUESTION}"')
     page.screenshot(path=PICTURES / "answer.png", full_page=True)
+
+
+def test_a_cached_answer_says_so_and_shows_what_was_kept(page: Page) -> None:
+    for _ in range(2):
+        page.locator("#question").fill("")
+        page.locator("#question").focus()
+        ask(page)
+        expect(page.locator("#notes")).to_contain_text("tokens", timeout=ANSWER_WITHIN_MS)
+    expect(page.locator("#notes")).to_contain_text("From the cache")
+    expect(page.locator("#order")).to_have_text("5 kept")
+    assert len(places(page)) == 5
 
 
 def test_a_citation_leads_to_its_words(page: Page) -> None:
