@@ -123,6 +123,7 @@ audit: $(STAMPS)/dev ## look the pinned packages up in the advisory database (ne
 
 test: setup-dev setup-redis setup-prometheus setup-chromium index check train-smoke helm-check ## check, and the tests on the real parts
 	$(BIN)/pytest -q -m integration --durations=12
+	$(MAKE) --no-print-directory test-clients
 
 # The clients of others, in environments of their own: they do not agree on one Cohere SDK.
 CLIENTS := current langchain llama-index
@@ -132,7 +133,7 @@ build/clients/%/.made: requirements/clients/%.txt
 	build/clients/$*/bin/pip install -q -r $<
 	@touch $@
 
-test-clients: $(STAMPS)/dev index $(CLIENTS:%=build/clients/%/.made) ## ask the service with the clients of Cohere, OpenAI, LangChain, …
+test-clients: $(STAMPS)/dev $(STAMPS)/vllm index $(CLIENTS:%=build/clients/%/.made) ## ask the service with the clients of Cohere, OpenAI, LangChain, …
 	$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and export it

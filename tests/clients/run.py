@@ -1,6 +1,5 @@
 """Starts the services and asks them with the clients of each environment: `python -m tests.clients.run current …`."""
 
-import asyncio
 import json
 import os
 import secrets
@@ -25,7 +24,7 @@ from tokenizers import Tokenizer
 from service.adapters.key_file import entry_text
 from service.adapters.prompt_files import read_golden
 from service.core.access import KEY_BYTES, SCOPES, key_digest, new_key
-from service.local_stack import HOST, free_port, running, service_process
+from service.local_stack import HOST, free_port, running, service_process, vllm_process
 from tests.fake_vllm import FakeVllm
 
 ROOT = Path(__file__).parents[2]
@@ -34,14 +33,24 @@ FOR_EVER_S = 3600
 
 
 @contextmanager
-def fake_vllm(most_prompts: int = 1_000_000) -> Iterator[str]:
-    """Its base URL. Calls with more than `most_prompts` are never answered: with as many as verify a checkpoint,
-    it seems well, and ranks nothing longer."""
+def real_vllm(scratch: Path) -> Iterator[str]:
+    """Its base URL."""
+    port, log = free_port(), scratch / "vllm.log"
+    process = vllm_process(ROOT / ".venv-vllm" / "bin" / "python", str(CHECKPOINT), port, log, scratch)
+    with running(process, "vLLM", log):
+        yield f"http://{HOST}:{port}"
+
+
+@contextmanager
+def stuck_vllm(most_prompts: int) -> Iterator[str]:
+    """The base URL of a stand-in that never answers calls with more than `most_prompts`: with as many as verify a
+    checkpoint, it seems well, and ranks nothing longer. The real one can't be had in this state for as long."""
     vllm = FakeVllm(Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json")), max_model_len=2048)
 
     async def answer(request: Request) -> Response:
         if request.url.path == "/v1/completions" and len((await request.json())["prompt"]) > most_prompts:
-            await asyncio.sleep(FOR_EVER_S)
+            await request.receive()  # the body was read: only that the caller hangs up can come
+            return Response(status_code=503)
         asked = httpx.Request(request.method, str(request.url), content=await request.body())
         async with vllm.http() as http:
             reply = await http.send(asked)
@@ -116,8 +125,8 @@ def main(names: list[str]) -> int:
     key = new_key(secrets.token_bytes(KEY_BYTES))
     with (
         TemporaryDirectory() as directory,
-        fake_vllm() as vllm,
-        fake_vllm(most_prompts=2 * len(read_golden())) as stuck_vllm,
+        real_vllm(Path(directory)) as vllm,
+        stuck_vllm(most_prompts=2 * len(read_golden())) as stuck,
     ):
         scratch = Path(directory)
         keys = {
@@ -128,7 +137,7 @@ def main(names: list[str]) -> int:
         full = {"RANKRAG_VLLM__MAX_QUEUED_TOKENS": "1", "RANKRAG_LIMITS__MAX_DEADLINE_MS": str(FOR_EVER_S * 1000)}
         with (
             service(scratch, "service", RANKRAG_VLLM__URL=vllm, **keys) as url,
-            service(scratch, "busy", RANKRAG_VLLM__URL=stuck_vllm, **full, **keys) as busy,
+            service(scratch, "busy", RANKRAG_VLLM__URL=stuck, **full, **keys) as busy,
             occupied(busy, key),
         ):
             environment = {"CLIENTS_SERVICE_URL": url, "CLIENTS_BUSY_URL": busy, "CLIENTS_KEY": key}

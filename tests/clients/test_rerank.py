@@ -1,4 +1,4 @@
-"""Each client against a real service process; the vLLM behind it is a fake one, which counts the words shared."""
+"""Each client against a real service process and the real vLLM behind it."""
 
 import time
 
