@@ -18,6 +18,7 @@ from service.adapters.redis_cache import RedisCache, open_redis
 from service.adapters.tiered_cache import Backlog, TieredCache, open_tiers
 from tests.adapters.test_redis_cache import TTLS_S, FakeRedis
 from tests.fakes import Clock
+from tests.listening import HOST, listening
 
 PATIENCE_S = 0.03
 SLACK_S = 0.25  # what a busy machine may add to any wait
@@ -270,15 +271,12 @@ async def test_a_dead_redis_costs_a_request_its_patience_and_is_then_left_alone(
     """A real socket: it takes connections and never says a word."""
     num_connections, failures, slow = 0, list[None](), list[None]()
 
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         nonlocal num_connections
         num_connections += 1
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-    async with server, open_redis(url, timeout_s=0.2) as client:
+    async with listening(say_nothing) as port, open_redis(f"redis://{HOST}:{port}/0", timeout_s=0.2) as client:
         redis = RedisCache(client, TTLS_S, retry_after_s=60, count_failure=lambda: failures.append(None))
         memory = MemoryCache(TTLS_S, max_entries=10)
         async with open_tiers(memory, redis, patience_s=0.02, count_slow=lambda: slow.append(None)) as cache:
@@ -291,7 +289,6 @@ async def test_a_dead_redis_costs_a_request_its_patience_and_is_then_left_alone(
                 await cache.set_many("score", {"b": b"1"})
                 assert await cache.get_many("score", ["a", "b"]) == [None, b"1"]
         assert (num_connections, len(failures), len(slow)) == (1, 1, 1)
-    await asyncio.sleep(0.01)  # the server's side notices that the client left
 
 
 Entries = dict[str, bytes]

@@ -24,6 +24,7 @@ from service.ports import Piece
 from service.settings import VllmSettings
 from service.types import Usage
 from tests.fake_vllm import sse, until
+from tests.listening import HOST, listening
 
 LABELS = Labels(true=7, false=8)
 PROMPTS = [[1, 2, 3], [4, 5]]
@@ -251,20 +252,19 @@ class Peer:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[VllmClient]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        client = VllmClient(open_http(VllmSettings(), f"http://127.0.0.1:{port}"))
-        async with server, aclosing(client):
+        async with (
+            listening(self._serve) as port,
+            aclosing(VllmClient(open_http(VllmSettings(), f"http://{HOST}:{port}"))) as client,
+        ):
             yield client
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         self.num_open += 1
         try:
             while data := await reader.read(65536):
                 self.num_requests += data.count(b"POST /v1/completions")
         finally:
             self.num_open -= 1
-            writer.close()
 
 
 async def score_at(client: VllmClient) -> None:

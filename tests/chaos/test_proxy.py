@@ -8,20 +8,18 @@ from contextlib import suppress
 
 import pytest
 
-from tests.chaos.proxy import HOST, Proxy
+from tests.chaos.proxy import Proxy
+from tests.listening import HOST, listening
 
 
 async def echo(reader: StreamReader, writer: StreamWriter) -> None:
     while line := await reader.readline():
         writer.write(line)
-    writer.close()
-    await writer.wait_closed()
 
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    server = await asyncio.start_server(echo, HOST, 0)
-    async with server, Proxy(server.sockets[0].getsockname()[1]) as proxy:
+    async with listening(echo) as port, Proxy(port) as proxy:
         yield proxy
 
 
@@ -95,9 +93,8 @@ async def test_cut_resets_connections_and_takes_no_new_one(proxy: Proxy, connect
 
 
 async def test_nobody_behind_it_ends_the_connection(connect: Connect) -> None:
-    server = await asyncio.start_server(echo, HOST, 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
+    async with listening(echo) as port:
+        pass
     async with Proxy(port) as proxy:
         with pytest.raises(ConnectionResetError):
             await say(await connect(proxy))

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from loadtest.drive import Call, Reply, closed_loop, judge, open_loop
+from tests.listening import HOST, listening
 
 ANSWER = b'{"data":[{"score":0.5}]}'
 SLOW_S = 0.3
@@ -29,15 +30,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.write(
             b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: " + length + b"\r\n\r\n" + ANSWER
         )
-    writer.close()
-    await writer.wait_closed()
 
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as port:
+        yield f"http://{HOST}:{port}"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from loadtest.outcomes import End, Visit, read_visit
 from tests.integration.conftest import ROOT
+from tests.listening import HOST, listening
 
 SLOW_S = 0.4
 PLAN = {
@@ -52,7 +53,6 @@ class Server:
         elif path != "/hangup":
             await asyncio.sleep(SLOW_S if path == "/answer" else 0)
             _respond(writer, "429 Too Many Requests" if path == "/refused" else "200 OK", json.dumps(ANSWER))
-        writer.close()
 
     async def _stream(self, writer: StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n")
@@ -75,10 +75,8 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def generate(server: Server, tmp_path: Path, **changes: Any) -> list[Visit]:
-    listening = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    (tmp_path / "plan.json").write_text(json.dumps({**PLAN, "url": url, **changes}))
-    async with listening:
+    async with listening(server.answer) as port:
+        (tmp_path / "plan.json").write_text(json.dumps({**PLAN, "url": f"http://{HOST}:{port}", **changes}))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "loadtest.generate", str(tmp_path / "plan.json"), str(tmp_path / "visits.jsonl"),
             cwd=ROOT,
