@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-eval setup-redis setup-prometheus setup-chromium demo serve index check audit test train train-smoke \
-	test-clients bench load chaos helm-docs helm-check image-check sbom compose-secrets clean
+	test-clients bench load openapi chaos helm-docs helm-check image-check sbom compose-secrets clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -153,6 +153,9 @@ chaos: setup-dev setup-redis index ## break every part under load and judge what
 	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 # --- deploying ----------------------------------------------------------------------------------------
+
+openapi: $(STAMPS)/service ## write the API's OpenAPI document to docs/openapi.json
+	$(BIN)/rankrag openapi > docs/openapi.json
 
 helm-docs: $(STAMPS)/service ## make the chart's values.schema.json and README of its values.yaml
 	$(BIN)/python -m helm.generate

@@ -107,6 +107,14 @@ def settings() -> None:
 
 
 @app.command()
+def openapi() -> None:
+    """Print the API's OpenAPI document, e.g. to generate a client from."""
+    from service.app import create_app
+
+    sys.stdout.write(json.dumps(create_app(Settings()).openapi(), indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
 def ask(
     question: str,
     url: Annotated[str, typer.Option(help="A running service.")] = "http://127.0.0.1:8080",

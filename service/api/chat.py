@@ -31,6 +31,7 @@ router = APIRouter()
 @router.post(
     "/v1/chat/completions",
     response_model=ChatResponse,
+    operation_id="create_chat_completion",
     responses={
         200: {"content": {"text/event-stream": {}}},  # with `stream`
         **error_rows(*REQUEST_ERRORS, IndexUnavailableError, RetrievalError, *ENGINE_ERRORS),

@@ -17,13 +17,14 @@ metrics_router = APIRouter()
 ENDING = Dependency(False, "shutting down: what is in flight is finished, then this process ends")
 
 
-@router.get("/livez", summary="The process runs")
+@router.get("/livez", operation_id="livez", summary="The process runs")
 async def livez() -> Alive:
     return Alive()
 
 
 @router.get(
     "/readyz",
+    operation_id="readyz",
     summary="Questions can be asked",
     responses={503: {"model": Readiness, "description": "A required dependency is not ready."}},
 )
@@ -48,6 +49,7 @@ async def readyz(request: Request, services: ServicesDep, response: Response) ->
 
 @metrics_router.get(
     "/metrics",
+    operation_id="metrics",
     summary="Prometheus metrics",
     response_class=Response,
     dependencies=KEY_NEEDED,

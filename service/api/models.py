@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.api.access import KEY_NEEDED
 from service.api.errors import error_rows
+from service.api.links import AFTER_MODELS
 from service.api.services import ServicesDep
 from service.errors import UnauthenticatedError
 
@@ -26,8 +27,9 @@ class ModelsResponse(BaseModel):
 
 
 @router.get(
-    "/v1/models", summary="The served checkpoint", dependencies=KEY_NEEDED, responses=error_rows(UnauthenticatedError)
-)
+    "/v1/models", operation_id="list_models", summary="The served checkpoint", dependencies=KEY_NEEDED,
+    responses={200: {"links": AFTER_MODELS}, **error_rows(UnauthenticatedError)},
+)  # fmt: skip
 async def models(services: ServicesDep) -> ModelsResponse:
     """There is one, whatever `model` a request names."""
     return ModelsResponse(data=[ModelBody(id=services.model)])

@@ -55,6 +55,7 @@ _DocumentsBody = Annotated[RerankRequest, Body(openapi_examples=EXAMPLES)]
 
 @router.post(
     "/rerank",
+    operation_id="rerank",
     response_model=EitherResponse,
     responses=error_rows(*_ERRORS, model=EitherErrorBody),
     dependencies=KEY_NEEDED,
@@ -74,15 +75,20 @@ async def rerank(
 
 @router.post(
     "/v1/rerank",
+    operation_id="rerank_v1",
     response_model=RerankResponse,
     responses=error_rows(*_ERRORS),
     dependencies=KEY_NEEDED,
     summary="As Jina and Cohere v1",
 )
 @router.post(
-    "/v2/rerank", response_model=RerankResponse, responses=error_rows(*_ERRORS), dependencies=KEY_NEEDED,
+    "/v2/rerank",
+    operation_id="rerank_v2",
+    response_model=RerankResponse,
+    responses=error_rows(*_ERRORS),
+    dependencies=KEY_NEEDED,
     summary="As Cohere v2",
-)  # fmt: skip
+)
 async def rerank_documents(
     request: Request, body: _DocumentsBody, services: ServicesDep,
     cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,
@@ -92,9 +98,13 @@ async def rerank_documents(
 
 
 @router.post(
-    "/infinity/rerank", response_model=InfinityResponse, responses=error_rows(*_ERRORS), dependencies=KEY_NEEDED,
+    "/infinity/rerank",
+    operation_id="rerank_infinity",
+    response_model=InfinityResponse,
+    responses=error_rows(*_ERRORS),
+    dependencies=KEY_NEEDED,
     summary="As Infinity",
-)  # fmt: skip
+)
 async def rerank_infinity(
     request: Request, body: _DocumentsBody, services: ServicesDep,
     cache_control: CacheControl = None, x_deadline_ms: DeadlineHeader = None,

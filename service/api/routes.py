@@ -12,6 +12,7 @@ from service.api.deadline import Deadline
 from service.api.errors import ENGINE_ERRORS, REQUEST_ERRORS, error_rows
 from service.api.filters import as_filter
 from service.api.limits import check_answer, check_search
+from service.api.links import AFTER_ANSWER, AFTER_SEARCH
 from service.api.render import AnswerWording, answer_body, json_response, search_body, sse_events
 from service.api.schemas import AnswerRequest, AnswerResponse, GivenPassage, MessageBody, SearchRequest, SearchResponse
 from service.api.services import Services, ServicesDep
@@ -33,8 +34,9 @@ _ANSWER_PRIORITIES = {"interactive": Priority.ANSWER, "bulk": Priority.BULK}
 @router.post(
     "/answer",
     response_model=AnswerResponse,
+    operation_id="answer",
     responses={
-        200: {"content": {"text/event-stream": {}}},  # with `stream`
+        200: {"content": {"text/event-stream": {}}, "links": AFTER_ANSWER},  # events with `stream`
         **error_rows(*REQUEST_ERRORS, IndexUnavailableError, RetrievalError, *ENGINE_ERRORS),
     },
     dependencies=KEY_NEEDED,
@@ -63,9 +65,13 @@ async def answer(
 @router.post(
     "/search",
     response_model=SearchResponse,
-    responses=error_rows(
-        *REQUEST_ERRORS, IndexUnavailableError, RetrievalError, DeadlineError, ShuttingDownError, RankRAGError
-    ),
+    operation_id="search",
+    responses={
+        200: {"links": AFTER_SEARCH},
+        **error_rows(
+            *REQUEST_ERRORS, IndexUnavailableError, RetrievalError, DeadlineError, ShuttingDownError, RankRAGError
+        ),
+    },
     dependencies=KEY_NEEDED,
     summary="Find passages in the index, without reranking",
 )

@@ -1,5 +1,7 @@
 """The API does what its OpenAPI document says, whatever is sent."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,11 +12,13 @@ from schemathesis.checks import CheckFunction
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from service.app import create_app
-from service.settings import Settings
+from service.settings import AdminSettings, Settings
 from tests.fakes import FakeServices
 from tests.fuzzing import give_time
 
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Settings(), FakeServices().open))
+
+ROOT = Path(__file__).parents[2]
 
 RERANK_PATHS = ("/rerank", "/v1/rerank", "/v2/rerank", "/infinity/rerank")
 
@@ -28,6 +32,25 @@ UNSAID: list[CheckFunction] = [negative_data_rejection, positive_data_acceptance
 def test_responses_conform_to_the_document(case: schemathesis.Case[Any]) -> None:
     give_time(case)
     case.call_and_validate(excluded_checks=UNSAID)
+
+
+def test_document_is_the_one_that_is_shipped() -> None:
+    """`make openapi` writes it anew: then the change is one for callers to know of, and the diff shows it."""
+    shipped = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    assert create_app(Settings(admin=AdminSettings())).openapi() == shipped
+
+
+def test_every_operation_has_a_name_for_clients_and_a_body_an_example() -> None:
+    document = create_app(Settings()).openapi()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() and name.islower() for name in names)
+    for operation in operations:
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        if content and not content.get("examples"):
+            name = content["schema"]["$ref"].rpartition("/")[2]
+            assert document["components"]["schemas"][name]["examples"], operation["operationId"]
 
 
 async def test_document_names_every_path(client: httpx.AsyncClient) -> None:
