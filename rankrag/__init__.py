@@ -18,8 +18,8 @@ from rankrag.errors import (
     UnreachableError,
 )
 from rankrag.events import Cited, Delta, Event, Final, Found, Reranked
-from rankrag.options import AnswerOptions, DocumentLike, Filters, GivenPassage, RerankOptions
-from rankrag.types import Answer, Citation, FoundPassage, Passage, RankedDocument, Ranking, Usage
+from rankrag.options import AnswerOptions, DocumentLike, Filters, GivenPassage, Message, RerankOptions, SearchOptions
+from rankrag.types import Answer, Citation, FoundPassage, Passage, RankedDocument, Ranking, SearchResults, Usage
 
 __all__ = [
     "Answer",
@@ -40,6 +40,7 @@ __all__ = [
     "FoundPassage",
     "GivenPassage",
     "InvalidRequestError",
+    "Message",
     "Passage",
     "PermissionDeniedError",
     "RankRAGError",
@@ -47,6 +48,8 @@ __all__ = [
     "Ranking",
     "RerankOptions",
     "Reranked",
+    "SearchOptions",
+    "SearchResults",
     "ServerError",
     "UnavailableError",
     "UnreachableError",

@@ -9,9 +9,9 @@ import httpx
 
 from rankrag.errors import UnreachableError, error_from_response
 from rankrag.events import Decoder, Event
-from rankrag.options import AnswerOptions, DocumentLike, RerankOptions
+from rankrag.options import AnswerOptions, DocumentLike, Question, RerankOptions, SearchOptions
 from rankrag.transport import AsyncRetryTransport, Retries, RetryTransport
-from rankrag.types import Answer, Ranking
+from rankrag.types import Answer, Ranking, SearchResults
 
 BASE_URL: Final = "http://127.0.0.1:8080"
 TIMEOUT_S: Final = 65.0  # the longest deadline that the service allows by default, and a little
@@ -35,13 +35,13 @@ class Client:
             transport=RetryTransport(inner, Retries(max_retries, max_wait_s)),
         )  # fmt: skip
 
-    def answer(self, question: str, **options: Unpack[AnswerOptions]) -> Answer:
-        """Answer from the index, or from `passages`."""
-        return Answer.of(self._post("/answer", {"question": question, **options}))
+    def answer(self, question: Question, **options: Unpack[AnswerOptions]) -> Answer:
+        """Answer from the index, or from `passages`; `question` may be a conversation."""
+        return Answer.of(self._post("/answer", {**_asked(question), **options}))
 
-    def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Iterator[Event]:
+    def stream(self, question: Question, **options: Unpack[AnswerOptions]) -> Iterator[Event]:
         """The same as things happen; a Final comes last. Closing the iterator ends the work in the service."""
-        body = {"question": question, **options, "stream": True}
+        body = {**_asked(question), **options, "stream": True}
         with _unreachable_is_ours(), self._http.stream("POST", "/answer", json=body) as response:
             if response.is_error:
                 response.read()
@@ -53,6 +53,10 @@ class Client:
     def rerank(self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         """Order documents by relevance to the query, best first."""
         return Ranking.of(self._post("/rerank", {"query": query, "documents": documents, **options}))
+
+    def search(self, query: str, **options: Unpack[SearchOptions]) -> SearchResults:
+        """The retriever alone: passages of the index in its order, not reranked."""
+        return SearchResults.of(self._post("/search", {"query": query, **options}))
 
     def close(self) -> None:
         self._http.close()
@@ -82,13 +86,13 @@ class AsyncClient:
             transport=AsyncRetryTransport(inner, Retries(max_retries, max_wait_s)),
         )  # fmt: skip
 
-    async def answer(self, question: str, **options: Unpack[AnswerOptions]) -> Answer:
-        """Answer from the index, or from `passages`."""
-        return Answer.of(await self._post("/answer", {"question": question, **options}))
+    async def answer(self, question: Question, **options: Unpack[AnswerOptions]) -> Answer:
+        """Answer from the index, or from `passages`; `question` may be a conversation."""
+        return Answer.of(await self._post("/answer", {**_asked(question), **options}))
 
-    async def stream(self, question: str, **options: Unpack[AnswerOptions]) -> AsyncIterator[Event]:
+    async def stream(self, question: Question, **options: Unpack[AnswerOptions]) -> AsyncIterator[Event]:
         """The same as things happen; a Final comes last. Closing the iterator ends the work in the service."""
-        body = {"question": question, **options, "stream": True}
+        body = {**_asked(question), **options, "stream": True}
         with _unreachable_is_ours():
             async with self._http.stream("POST", "/answer", json=body) as response:
                 if response.is_error:
@@ -102,6 +106,10 @@ class AsyncClient:
     async def rerank(self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         """Order documents by relevance to the query, best first."""
         return Ranking.of(await self._post("/rerank", {"query": query, "documents": documents, **options}))
+
+    async def search(self, query: str, **options: Unpack[SearchOptions]) -> SearchResults:
+        """The retriever alone: passages of the index in its order, not reranked."""
+        return SearchResults.of(await self._post("/search", {"query": query, **options}))
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -122,6 +130,10 @@ class AsyncClient:
 
 def _headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _asked(question: Question) -> Mapping[str, Any]:
+    return {"question": question} if isinstance(question, str) else {"messages": question}
 
 
 def _body_of(response: httpx.Response) -> Mapping[str, Any]:

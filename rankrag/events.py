@@ -11,9 +11,10 @@ from rankrag.types import Answer, Citation, FoundPassage, Passage
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was retrieved, in the retriever's order."""
+    """What was retrieved, in the retriever's order, and for which question if it was rewritten."""
 
     passages: tuple[FoundPassage, ...]
+    rewritten_question: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def event_of(body: Mapping[str, Any]) -> Event | None:
     """
     match body["type"]:
         case "search_results":
-            return Found(tuple(map(FoundPassage.of, body["passages"])))
+            return Found(tuple(map(FoundPassage.of, body["passages"])), body.get("rewritten_question"))
         case "rerank":
             return Reranked(tuple(map(Passage.of, body["passages"])), tuple(body["degraded"]))
         case "answer.delta":

@@ -14,6 +14,15 @@ class GivenPassage(TypedDict, total=False):
     metadata: Mapping[str, str | int | float | bool | None]
 
 
+class Message(TypedDict):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+# A conversation's question is its last message, which is the user's.
+Question: TypeAlias = str | Sequence[Message]
+
+
 class CommonOptions(TypedDict, total=False):
     cache: bool
     deadline_ms: int
@@ -26,7 +35,16 @@ class AnswerOptions(CommonOptions, total=False):
     filters: Filters
     passages: Sequence[GivenPassage]
     min_relevance: float
+    context_order: Literal["rank", "reverse", "edges"]
     max_tokens: int
+    rewrite: bool
+
+
+class SearchOptions(TypedDict, total=False):
+    top_n: int
+    filters: Filters
+    cache: bool
+    deadline_ms: int
 
 
 class RerankOptions(CommonOptions, total=False):

@@ -91,6 +91,7 @@ class Answer:
     cached: bool
     model: str
     index_version: str
+    rewritten_question: str | None
     usage: Usage
     timings_ms: Mapping[str, float]
     raw: Body = field(repr=False, compare=False)
@@ -106,10 +107,25 @@ class Answer:
             cached=body["cached"],
             model=body["model"],
             index_version=body["index_version"],
+            rewritten_question=body.get("rewritten_question"),
             usage=Usage.of(body["usage"]),
             timings_ms=body["timings_ms"],
             raw=body,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResults:
+    """What the retriever alone finds, best first."""
+
+    results: tuple[FoundPassage, ...]
+    index_version: str
+    timings_ms: Mapping[str, float]
+    raw: Body = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, body: Body) -> "SearchResults":
+        return cls(tuple(map(FoundPassage.of, body["results"])), body["index_version"], body["timings_ms"], body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from rankrag import Answer, Client
+from tests.citing import unfounded
 from tests.integration.conftest import ROOT
 
 ROWS = [json.loads(line) for line in (ROOT / "demo" / "questions.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -19,8 +21,8 @@ TOP_K = 5
 def answers(service: str) -> dict[str, dict[str, Any]]:
     """Response bodies by question id. Neighbours in the corpus are asked one after the other: they share passages."""
     rows = sorted(ROWS, key=lambda row: row["passage_id"] or "")
-    with httpx.Client(base_url=service, timeout=60) as http, ThreadPoolExecutor(4) as pool:
-        bodies = pool.map(lambda row: http.post("/answer", json={"question": row["question"]}).json(), rows)
+    with Client(service, max_retries=10) as client, ThreadPoolExecutor(2) as pool:
+        bodies = pool.map(lambda row: dict(client.answer(row["question"]).raw), rows)
         return dict(zip((row["id"] for row in rows), bodies, strict=True))
 
 
@@ -62,6 +64,14 @@ def test_reranking_keeps_the_gold_passage_and_does_no_harm(gold_ranks: list[tupl
     print(f"\nR@5 {before:.3f} -> {after:.3f}, R@1 {first_before:.3f} -> {first_after:.3f}")
     assert after >= 0.95
     assert after >= before
+
+
+def test_every_citation_holds(answers: dict[str, dict[str, Any]]) -> None:
+    typed = [Answer.of(body) for body in answers.values()]
+    num_cited = sum(bool(answer.citations) for answer in typed)
+    print(f"\n{sum(len(answer.citations) for answer in typed)} citations in {num_cited} of {len(typed)} answers")
+    assert [unfounded(answer) for answer in typed] == [[]] * len(typed)
+    assert num_cited >= len(typed) / 3
 
 
 def test_abstentions_are_marked(answers: dict[str, dict[str, Any]]) -> None:

@@ -39,9 +39,9 @@ def reciprocal_rank(client: Client, row: dict[str, Any]) -> float:
 
 @pytest.mark.timeout(1200)
 def test_unseen_text_is_ranked_better_than_by_chance(service: str) -> None:
-    with Client(service) as client, ThreadPoolExecutor(2) as pool:
+    with Client(service, max_retries=10) as client, ThreadPoolExecutor(2) as pool:
         ranks = list(pool.map(lambda row: reciprocal_rank(client, row), shuffled_rows()))
     assert len(ranks) == NUM_QUERIES
     mrr = sum(ranks) / len(ranks)
     print(f"\nMRR over {len(ranks)} queries: {mrr:.3f} (random .186, BM25 .802)")
-    assert mrr >= 0.30
+    assert mrr >= 0.60

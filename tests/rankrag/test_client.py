@@ -22,9 +22,11 @@ from rankrag import (
     Final,
     Found,
     InvalidRequestError,
+    Message,
     Ranking,
     RankRAGError,
     Reranked,
+    SearchResults,
     UnreachableError,
 )
 from service import errors as service_errors
@@ -103,6 +105,37 @@ def test_answer_from_given_passages(client: Client, fakes: FakeServices) -> None
     assert [passage.id for passage in answer.passages] == ["a"]
     assert answer.passages[0].retrieval_score is None
     assert fakes.index.calls == []
+
+
+def test_answer_to_the_last_of_a_conversation(client: Client) -> None:
+    conversation: list[Message] = [
+        {"role": "user", "content": "What rises there?"},
+        {"role": "assistant", "content": "Mont Blanc"},
+        {"role": "user", "content": QUESTION},
+    ]
+    answer = client.answer(conversation, top_n=3, top_k=2, context_order="reverse")
+    check_answer(answer)
+    assert answer.rewritten_question is None
+    with closing(client.stream(conversation, rewrite=True)) as events:  # type: ignore[type-var]
+        found = next(events)
+    assert isinstance(found, Found) and found.rewritten_question == "How high is Mont Blanc?"
+
+
+def check_found(found: SearchResults) -> None:
+    assert [(one.id, one.retrieval_rank) for one in found.results] == [("rhine", 1), ("mont-blanc", 2)]
+    assert found.results[1].text and found.results[1].metadata == {"kind": "mountain"}
+    assert (found.index_version, found.raw["results"][0]["id"]) == ("index-1", "rhine")
+
+
+def test_search(client: Client) -> None:
+    check_found(client.search(QUESTION, top_n=2))
+    with pytest.raises(InvalidRequestError, match="filters"):
+        client.search(QUESTION, filters={"and": []})
+
+
+async def test_search_in_an_event_loop(fakes: FakeServices) -> None:
+    async with in_process(fakes) as client:
+        check_found(await client.search(QUESTION, top_n=2))
 
 
 def test_rerank(client: Client) -> None:
