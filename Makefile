@@ -143,7 +143,7 @@ train: $(STAMPS)/dev ## train the demo checkpoint (goes on where it stopped) and
 train-smoke: $(STAMPS)/dev ## run every stage of the training recipe on invented data (half a minute)
 	$(BIN)/python -m training.smoke
 
-bench: $(STAMPS)/dev $(STAMPS)/vllm ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
+bench: $(STAMPS)/dev $(STAMPS)/vllm index ## measure scoring beside direct calls to vLLM (BENCH="--smoke": options of its own)
 	$(BIN)/python -m loadtest.bench_scoring $(BENCH)
 
 load: $(STAMPS)/dev $(if $(URL),,$(STAMPS)/vllm setup-redis index) ## put load on a service (PROFILE=smoke|steady|spike|overload|soak|capacity; URL= of a running one)

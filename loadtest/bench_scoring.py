@@ -28,6 +28,7 @@ from loadtest.picture import save
 from loadtest.rates import repeated_passages, repeated_questions, two_replicas, unique_pairs
 from loadtest.report import show, show_verdicts, write_json
 from loadtest.stack import RunningService, VllmOptions, machine, service_running, vllm_arguments, vllm_running
+from loadtest.streams import first_words
 from loadtest.traffic import Traffic
 from loadtest.waits import DEADLINE_S, added_latency, overload, small_beside_big
 from loadtest.wire import VllmAdmin, Wire
@@ -38,6 +39,7 @@ from service.local_stack import VLLM_ARGUMENTS
 
 PROMPTS = "rankrag-v1"
 DEMO_CHECKPOINT = "models/demo"
+INDEX = "build/demo-index"
 FAILED_EXIT = 1
 LINE_CHARS = 130
 
@@ -54,11 +56,14 @@ class Name(StrEnum):
     BESIDE = "beside"
     OVERLOAD = "overload"
     LATENCY = "latency"
+    STREAM = "stream"
     REPLICAS = "replicas"
 
 
 # Longer than any request takes here: where rates are in question, deadlines are not.
-LONG_DEADLINE = {"RANKRAG_REQUEST_TIMEOUT_S": "300"}
+LONG_DEADLINE = {
+    "RANKRAG_REQUEST_TIMEOUT_S": "300", "RANKRAG_LIMITS__MAX_DEADLINE_MS": "300000", "RANKRAG_SHUTDOWN__GRACE_S": "300",
+}  # fmt: skip
 SERVICE_DEADLINE = {"RANKRAG_REQUEST_TIMEOUT_S": f"{DEADLINE_S:g}"}
 
 Scenario = Callable[[Lab], Awaitable[Result]]
@@ -69,6 +74,7 @@ SCENARIOS: dict[Name, tuple[Scenario, Mapping[str, str]]] = {
     Name.BESIDE: (small_beside_big, SERVICE_DEADLINE),
     Name.OVERLOAD: (overload, SERVICE_DEADLINE),
     Name.LATENCY: (added_latency, LONG_DEADLINE),
+    Name.STREAM: (first_words, {**LONG_DEADLINE, "RANKRAG_INDEX__PATH": INDEX}),
 }
 
 

@@ -33,6 +33,7 @@ class Plan:
     overload_s: float = 60.0
     settle_s: float = 10.0
     num_latencies: int = 60
+    num_answers: int = 40
     seed: int = 1
 
     @property
@@ -45,7 +46,7 @@ FULL = Plan()
 SMOKE = Plan(
     rounds=1, num_pairs=60, raw_grid=((20, 2),), single_connections=(8,), client_counts=(1, 3), warm_pairs=20,
     head_share=0.03, num_repeated_requests=2, repeats=3, num_big=60, loads=(0.5, 3.0), overload_s=4.0, settle_s=1.0,
-    num_latencies=4,
+    num_latencies=4, num_answers=3,
 )  # fmt: skip
 
 
