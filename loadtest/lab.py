@@ -17,9 +17,9 @@ class Plan:
     """How much is measured. `raw_grid` is (prompts in a list, lists in flight); `client_counts` are ours."""
 
     rounds: int = 5
-    num_pairs: int = 640
+    num_pairs: int = 1280
     num_documents: int = 20
-    raw_grid: tuple[tuple[int, int], ...] = ((16, 2), (16, 8), (20, 16), (32, 2), (32, 4), (64, 2), (128, 2))
+    raw_grid: tuple[tuple[int, int], ...] = ((16, 8), (20, 16), (32, 2), (32, 4), (64, 2), (128, 2))
     single_connections: tuple[int, ...] = (32, 200)
     client_counts: tuple[int, ...] = (1, 4, 16, 64)
     warm_pairs: int = 128

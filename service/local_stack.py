@@ -41,8 +41,9 @@ AFTER_THE_SERVICE = (
 
 NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
-# What the service should know of such a vLLM.
-SERVICE_ENVIRONMENT = {"RANKRAG_VLLM__PRIORITY_SCHEDULING": "true", "RANKRAG_VLLM__WINDOW_TOKENS": "8192"}
+# What the service should know of such a vLLM: it keeps the service's order, so that a window of a second's work, sent
+# in large calls, costs urgent requests nothing.
+SERVICE_ENVIRONMENT = {"RANKRAG_VLLM__PRIORITY_SCHEDULING": "true", "RANKRAG_VLLM__WINDOW_TOKENS": "32768"}
 
 # A service for this machine's user alone, on loopback and on one port: no keys, and Ctrl-C ends it at once.
 LOCAL_ENVIRONMENT = {"RANKRAG_AUTH__MODE": "off", "RANKRAG_ADMIN__PORT": "0", "RANKRAG_SHUTDOWN__DELAY_S": "0"}

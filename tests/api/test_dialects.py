@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from service.api.dialects import CHUNK_TOKENS, Cut, Dialect, Ranking, dialect_of, passage_of, ranking_of
+from service.api.dialects import CHUNK_TOKENS, DIALECT_OF, Cut, Dialect, Ranking, dialect_of, passage_of, ranking_of
 from service.api.rerank_schemas import DocumentBody, RerankRequest, TextsRequest
+from service.core.access import SCOPE_OF
 from service.errors import RequestError
 from service.types import Passage
 
@@ -126,3 +127,7 @@ def test_documents_without_a_text_are_refused(
     with pytest.raises(RequestError) as caught:
         passage_of(4, DocumentBody.model_validate(document), rank_fields)
     assert caught.value.field == field
+
+
+def test_the_paths_are_those_that_a_key_for_reranking_opens() -> None:
+    assert set(DIALECT_OF) == {path for path, scope in SCOPE_OF.items() if scope == "rerank"}

@@ -60,12 +60,16 @@ class Vllm:
 
     def num_requests(self) -> float:
         """Prompts that vLLM has finished, by its own count."""
+        return self.count("vllm:request_success_total")
+
+    def count(self, name: str, **labels: str) -> float:
+        """The sum of a metric of vLLM's, over its series with these labels."""
         text = httpx.get(f"{self.url}/metrics", timeout=30).text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name == "vllm:request_success_total"
+            if sample.name == name and labels.items() <= sample.labels.items()
         )
 
     def signal_all(self, number: signal.Signals) -> None:

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tests.integration.conftest import Vllm
+from tests.api.hostile import TEXTS
+from tests.integration.conftest import Vllm, wait_until
 
 QUESTION = "How high is Mont Blanc?"
 
@@ -90,6 +91,37 @@ def test_no_matching_passage_is_an_abstention(client: httpx.Client) -> None:
     body = ask(client, filters={"family": "no such family"}).json()
     assert body["abstained"]
     assert body["passages"] == []
+
+
+def aborted(vllm: Vllm) -> float:
+    """Requests that vLLM has given up because their caller left."""
+    return vllm.count("vllm:request_success_total", finished_reason="abort")
+
+
+def test_hanging_up_ends_the_answer_on_vllm(client: httpx.Client, vllm: Vllm) -> None:
+    """At the moment that the passages are kept, when the answer is begun."""
+    before = aborted(vllm)
+    for number in range(5):
+        body = {"question": f"How high is mountain {number}?", "stream": True, "cache": False, "max_tokens": 512}
+        with client.stream("POST", "/answer", json=body) as response:
+            assert "event: rerank" in response.iter_lines()
+    wait_until(lambda: aborted(vllm) > before, within_s=10)
+    wait_until(lambda: vllm.count("vllm:num_requests_running") == 0, within_s=10)
+
+
+def test_hostile_passages_leave_an_answer_its_form(client: httpx.Client) -> None:
+    honest = {"id": "honest", "title": "Mont Blanc", "text": "Mont Blanc rises to 4,806 metres."}
+    forms = set()
+    for text in TEXTS:
+        passages = [{"id": "it", "title": text[:200].strip() or "x", "text": text}, honest]
+        body = ask(client, passages=passages, min_relevance=0, cache=False).json()
+        forms.add((*body.keys(), *(key for passage in body["passages"] for key in passage)))
+        texts = {passage["id"]: passage["text"] for passage in body["passages"]}
+        assert texts == {"it": text, "honest": honest["text"]}
+        for citation in body["citations"]:
+            assert body["answer"][citation["start"] : citation["end"]] == citation["text"]
+    assert len(forms) == 1
+    assert len(TEXTS) >= 50
 
 
 def test_a_stream_ends_in_the_same_answer(client: httpx.Client) -> None:
