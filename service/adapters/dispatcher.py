@@ -6,7 +6,8 @@ happened, one task per call speaks with a replica, and every `compute` waits for
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -40,18 +41,27 @@ class Computed:
 
 @dataclass(slots=True)
 class _Request:
-    """One caller: the pairs that it still waits for, and what it has got."""
+    """One caller: the pairs that it still waits for, and what it has got; `is_open` while more may come."""
 
-    missing: set[str]
     done: "asyncio.Future[EngineError | None]"
     begun_s: float
     place: Place | None
+    missing: set[str] = field(default_factory=set)
     scores: dict[str, Score] = field(default_factory=dict)
+    is_open: bool = True
 
     def deliver(self, key: str, score: Score) -> None:
         self.scores[key] = score
         self.missing.discard(key)
-        if not self.missing:
+        self._end_if_complete()
+
+    def close(self) -> None:
+        """That was all."""
+        self.is_open = False
+        self._end_if_complete()
+
+    def _end_if_complete(self) -> None:
+        if not (self.missing or self.is_open):
             self.end()
 
     def end(self, error: EngineError | None = None) -> None:
@@ -98,26 +108,41 @@ class Dispatcher:
         """Calls to replicas that are under way."""
         return len(self._running)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is computed, and nothing waits to be."""
+        return not self._running and not self._scheduler.num_waiting_pairs
+
     def waits_s(self) -> Mapping[int, float]:
         """How long the oldest request of each class has waited that still has a pair waiting to be sent."""
         now_s = self._clock()
         oldest = self._scheduler.longest_waiting()
         return {class_: now_s - self._requests[number].begun_s for class_, number in oldest.items()}
 
-    async def compute(self, pairs: Sequence[Pair], *, priority: int, deadline_s: float) -> Computed:
-        """A score for each of `pairs`, by key, shared with everybody who waits for the same ones.
+    async def compute(
+        self, batches: AsyncGenerator[Sequence[Pair], None], *, priority: int, deadline_s: float
+    ) -> Computed:
+        """A score for each pair of all `batches`, by key, shared with everybody who waits for the same ones.
+
+        What has come is computed while the next batch is made.
 
         Raises:
             EngineError: no replica is up, or a pair failed on two of them.
         """
         self._replicas.require()
         number = next(self._numbers)
-        done = asyncio.get_running_loop().create_future()
-        request = _Request({pair.key for pair in pairs}, done, self._clock(), self._tracer.place())
+        request = _Request(asyncio.get_running_loop().create_future(), self._clock(), self._tracer.place())
         self._requests[number] = request
         try:
-            self._observe_joined(self._scheduler.add(number, pairs, priority=priority, deadline_s=deadline_s))
-            self._happened.set()
+            async with aclosing(batches):
+                async for pairs in batches:
+                    if request.done.done():
+                        break
+                    request.missing.update(pair.key for pair in pairs)
+                    self._observe_joined(self._scheduler.add(number, pairs, priority=priority, deadline_s=deadline_s))
+                    self._happened.set()
+                else:
+                    request.close()
             error = await request.done
         finally:
             del self._requests[number]
@@ -125,7 +150,7 @@ class Dispatcher:
             self._happened.set()
         if error is not None:
             raise error
-        return Computed(request.scores, is_partial=bool(request.missing))
+        return Computed(request.scores, is_partial=bool(request.missing) or request.is_open)
 
     async def run(self) -> None:
         """Carry out the scheduler's plans for ever. When it ends, everybody who waits is told."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -16,6 +16,11 @@ from service.core.schedule import Pair, Scheduler
 from service.errors import DeadlineError
 from service.ports import Cache, Scores
 from service.types import Passage, Priority, Score, Usage
+
+# Pairs that are tokenised at a time: tens of milliseconds of work, in which a large request would else hold back what
+# could be computed already. The first batch of an idle service keeps the engine busy while the next is made.
+_BATCH = 256
+_FIRST_BATCH = 4
 
 _PACKED = struct.Struct("<dd")  # relevance, label mass
 
@@ -126,9 +131,10 @@ class VllmScorer:
         self, ranking: _Ranking, wave: Sequence[int], *, deadline_s: float, priority: Priority, use_cache: bool
     ) -> None:
         unique = {ranking.keys[index]: ranking.passages[index] for index in wave}
-        pairs = await asyncio.to_thread(self._pairs, ranking.question, unique)
-        self._gate.learn(unique.values(), pairs)
-        computed = await self._dispatcher.compute(pairs, priority=priority, deadline_s=deadline_s)
+        pairs: list[Pair] = []
+        computed = await self._dispatcher.compute(
+            self._batches(ranking.question, unique, pairs), priority=priority, deadline_s=deadline_s
+        )
         if use_cache and computed.scores:
             await self._cache.set_many("score", {key: pack(score) for key, score in computed.scores.items()})
         ranking.fill(computed.scores)
@@ -136,6 +142,21 @@ class VllmScorer:
         num_scored = len(computed.scores)
         num_tokens = sum(pair.num_tokens for pair in pairs if pair.key in computed.scores)
         ranking.usage += Usage(prompt_tokens=num_tokens, completion_tokens=num_scored, pairs_scored=num_scored)
+
+    async def _batches(
+        self, question: str, passages: Mapping[str, Passage], made: list[Pair]
+    ) -> AsyncGenerator[list[Pair], None]:
+        """The pairs of `passages` (by their keys) as they are tokenised; `made` collects them.
+
+        Where nothing is being computed, the first batch is small: the rest is tokenised beside its computation.
+        """
+        is_text = any(passage.context_ids is None for passage in passages.values())
+        for keys in _parts(list(passages), first=_FIRST_BATCH if is_text and self._dispatcher.is_idle else _BATCH):
+            part = {key: passages[key] for key in keys}
+            pairs = await asyncio.to_thread(self._pairs, question, part)
+            self._gate.learn(part.values(), pairs)
+            made += pairs
+            yield pairs
 
     def _pairs(self, question: str, passages: Mapping[str, Passage]) -> list[Pair]:
         """The prompts of `passages` (by their keys). Takes milliseconds: for a thread of its own."""
@@ -145,6 +166,15 @@ class VllmScorer:
             Pair(key, self._keys.passage(passage), len(prompt.ids), prompt.ids)
             for (key, passage), prompt in zip(passages.items(), prompts, strict=True)
         ]
+
+
+def _parts(keys: Sequence[str], *, first: int) -> Iterator[Sequence[str]]:
+    """Of rising length; what would be less than the first is not a part of its own."""
+    begin, size = 0, first
+    while begin < len(keys):
+        end = len(keys) if len(keys) - begin < size + first else begin + size
+        yield keys[begin:end]
+        begin, size = end, min(4 * size, _BATCH)
 
 
 def _settled(ranking: _Ranking, *, allow_partial: bool) -> Scores:

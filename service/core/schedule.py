@@ -183,24 +183,34 @@ class Scheduler:
         self._replicas = tuple(sorted(names))
 
     def add(self, request: int, pairs: Sequence[Pair], *, priority: int, deadline_s: float) -> int:
-        """A new request; pairs that already wait or run are joined: how many. O(log n) and O(1) a pair."""
-        keys = dict.fromkeys(pair.key for pair in pairs)
-        added = _Request(request, priority, deadline_s, self._virtual_time(priority), keys, deque(keys))
-        self._requests[request] = added
-        self._num_requests[priority] += 1
-        heappush(self._deadlines, (deadline_s, request))
+        """A new request, or more pairs of one; those that already wait or run are joined: how many.
+
+        O(log n) and O(1) a pair.
+        """
+        asking = self._requests.get(request) or self._admit(request, priority, deadline_s)
         num_joined = 0
         for pair in pairs:
+            if pair.key in asking.missing:
+                continue
+            asking.missing[pair.key] = None
+            asking.queue.append(pair.key)
             entry = self._entries.get(pair.key)
             if entry is None:
                 entry = self._entries[pair.key] = _Entry(pair, priority, {})
                 self._wait(entry)
-            elif request not in entry.waiters:
+            else:
                 num_joined += 1
             self._reclass(entry, min(entry.priority, priority) if entry.waiters else priority)
             entry.waiters[request] = None
-        self._line_up(added)
+        self._line_up(asking)
         return num_joined
+
+    def _admit(self, number: int, priority: int, deadline_s: float) -> _Request:
+        request = _Request(number, priority, deadline_s, self._virtual_time(priority), {}, deque())
+        self._requests[number] = request
+        self._num_requests[priority] += 1
+        heappush(self._deadlines, (deadline_s, number))
+        return request
 
     def discard(self, request: int) -> tuple[int, ...]:
         """The caller is gone: what nobody else wants is dropped; returns running calls to be aborted."""

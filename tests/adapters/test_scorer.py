@@ -4,10 +4,11 @@ import asyncio
 import json
 import math
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.scorer import VllmScorer, is_packed, pack, unpack
+from service.adapters.tokenizer import PromptTokenizer
 from service.errors import DeadlineError, EngineError, EngineOverloadedError, EngineRefusedError, RequestError
 from service.types import Passage, Score
 from tests.fake_vllm import FakeVllm, prompt_tokenizer, until
@@ -300,3 +302,74 @@ async def test_sizes_of_calls_are_observed() -> None:
     async with scorer_of(vllm, max_prompts_per_call=2, observe_call=sizes.append) as scorer:
         await relevances(scorer)
     assert sorted(sizes) == [1, 2]
+
+
+def texts(count: int) -> list[Passage]:
+    return [Passage(str(number), f"text {number}") for number in range(count)]
+
+
+def sizes_of_calls(vllm: FakeVllm) -> list[int]:
+    return [len(body["prompt"]) for body in vllm.completions]
+
+
+async def test_an_idle_service_begins_with_a_few_texts_and_a_busy_one_with_all() -> None:
+    vllm = FakeVllm()
+    async with scoring_stack(vllm) as stack:
+        await relevances(stack.scorer, texts(20), use_cache=False)
+        assert sizes_of_calls(vllm) == [4, 16]
+        vllm.calls.clear()
+        vllm.delay_s = 0.2
+        first = asyncio.create_task(relevances(stack.scorer, texts(20)[:3], use_cache=False))
+        await until(lambda: vllm.num_under_way == 1)
+        await relevances(stack.scorer, texts(20)[3:], use_cache=False)
+        await first
+    assert sizes_of_calls(vllm) == [3, 17]
+
+
+async def test_what_is_tokenised_already_goes_in_one_call() -> None:
+    vllm, tokenizer = FakeVllm(), prompt_tokenizer()
+    known = [
+        replace(passage, context_ids=ids)
+        for passage, ids in zip(texts(20), tokenizer.context_ids(texts(20)), strict=True)
+    ]
+    async with scorer_of(vllm) as scorer:
+        from_ids = await relevances(scorer, known, use_cache=False)
+        assert sizes_of_calls(vllm) == [20]
+        assert from_ids == await relevances(scorer, texts(20), use_cache=False)
+
+
+async def test_what_is_tokenised_is_computed_while_the_rest_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm, is_computing, tokenised = FakeVllm(), threading.Event(), PromptTokenizer.score_prompts
+
+    def second_waits(self: PromptTokenizer, question: str, passages: Sequence[Passage], **options: Any) -> Any:
+        if passages[0].id != "0":
+            assert is_computing.wait(5)
+        return tokenised(self, question, passages, **options)
+
+    async with scorer_of(vllm) as scorer:
+        vllm.instead = lambda _: is_computing.set()
+        monkeypatch.setattr(PromptTokenizer, "score_prompts", second_waits)
+        assert len(await relevances(scorer, texts(20), use_cache=False)) == 20
+
+
+async def test_time_that_is_over_while_texts_are_tokenised_gives_what_was_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vllm, is_over, tokenised = FakeVllm(), threading.Event(), PromptTokenizer.score_prompts
+
+    def second_is_late(self: PromptTokenizer, question: str, passages: Sequence[Passage], **options: Any) -> Any:
+        if passages[0].id != "0":
+            assert is_over.wait(5)
+        return tokenised(self, question, passages, **options)
+
+    async with scoring_stack(vllm) as stack:
+        monkeypatch.setattr(PromptTokenizer, "score_prompts", second_is_late)
+        asyncio.get_running_loop().call_later(0.3, is_over.set)
+        begun_s = time.monotonic()
+        scored = await stack.scorer.score(
+            QUESTION, texts(20), deadline_s=begun_s + 0.15, use_cache=False, allow_partial=True
+        )
+        assert [score is not None for score in scored.scores] == [True] * 4 + [False] * 16
+        assert scored.is_partial
+        assert stack.is_at_rest
+    assert sizes_of_calls(vllm) == [4]

@@ -91,6 +91,26 @@ def test_two_that_both_wait_get_equal_shares_whatever_their_size(sizes: tuple[in
     assert abs(done["big"] - done["other"]) <= LIMITS.quantum_tokens + LIMITS.max_tokens_per_call
 
 
+def test_what_a_request_adds_later_is_on_the_same_account() -> None:
+    made = scheduler()
+    more = pairs("x", 60)
+    made.add(1, more[:20], priority=1, deadline_s=9.0)
+    made.add(2, pairs("y", 60), priority=1, deadline_s=9.0)
+    first = served(made, num_tokens=2000)
+    assert made.add(1, more[20:], priority=1, deadline_s=9.0) == 0
+    done = first + served(made, num_tokens=4000)
+    assert abs(done["x"] - done["y"]) <= LIMITS.quantum_tokens + LIMITS.max_tokens_per_call
+
+
+def test_a_request_waits_once_for_what_it_adds_twice() -> None:
+    made = scheduler()
+    made.add(1, pairs("x", 3), priority=1, deadline_s=9.0)
+    assert made.add(1, pairs("x", 4), priority=1, deadline_s=9.0) == 0
+    (call,) = made.schedule(0.0).calls
+    assert keys(call) == ["x0", "x1", "x2", "x3"]
+    assert made.finish(call.id) == dict.fromkeys(keys(call), (1,))
+
+
 def test_a_newcomer_does_not_wait_for_those_who_came_first() -> None:
     made = scheduler()
     made.add(1, pairs("big", 1000), priority=1, deadline_s=9.0)

@@ -53,6 +53,16 @@ class World:
         self.owed[self.next_request] = Owed(self.now_s + within_s, priority, {pair.key for pair in pairs})
         self.next_request += 1
 
+    def add_more(self, request: int, numbers: list[int]) -> None:
+        """What a request already waits for is not asked again; what it was told may be."""
+        owed = self.owed[request]
+        pairs = [self.pair(number) for number in numbers]
+        known = self.wanted() | self.running_keys()
+        num_joined = len({pair.key for pair in pairs} & known - owed.keys)
+        more = self.scheduler.add(request, pairs, priority=owed.priority, deadline_s=owed.deadline_s)
+        assert more == num_joined
+        owed.keys |= {pair.key for pair in pairs}
+
     def discard(self, request: int) -> None:
         self.owed.pop(request, None)
         self.abort(self.scheduler.discard(request))
@@ -217,7 +227,7 @@ def test_laws_hold_in_a_random_history(seed: int) -> None:
 
 
 def step(world: World, rng: random.Random) -> None:
-    match rng.randrange(12):
+    match rng.randrange(13):
         case 0 | 1 | 2:
             numbers = rng.sample(range(NUM_KEYS), rng.randint(1, rng.choice([3, 10, 40])))
             world.add(numbers, rng.choice(CLASSES), rng.choice([1.0, 10.0, 100.0]))
@@ -231,6 +241,8 @@ def step(world: World, rng: random.Random) -> None:
             world.set_replicas(tuple(sorted(rng.sample(REPLICAS, rng.randint(0, 3)))))
         case 7 | 8 | 9 if world.running:
             world.finish(rng.choice(sorted(world.running)))
+        case 10 if world.owed:
+            world.add_more(rng.choice(sorted(world.owed)), rng.choices(range(NUM_KEYS), k=rng.randint(1, 20)))
         case _:
             world.schedule()
 
@@ -251,6 +263,11 @@ class Histories(RuleBasedStateMachine):
           within_s=st.floats(0.1, 50))  # fmt: skip
     def add(self, numbers: list[int], priority: int, within_s: float) -> None:
         self.world.add(numbers, priority, within_s)
+
+    @precondition(lambda self: self.world.owed)
+    @rule(data=st.data(), numbers=st.lists(st.integers(0, NUM_KEYS - 1), max_size=12))
+    def add_more(self, data: st.DataObject, numbers: list[int]) -> None:
+        self.world.add_more(data.draw(st.sampled_from(sorted(self.world.owed))), numbers)
 
     @precondition(lambda self: self.world.owed)
     @rule(data=st.data())
