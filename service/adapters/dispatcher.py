@@ -70,6 +70,15 @@ class _Request:
             self.done.set_result(error)
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A call under way; `num_lost` were given up before it began."""
+
+    call: Call
+    task: asyncio.Task[None]
+    num_lost: int
+
+
 class Dispatcher:
     """Computes pairs for all requests at once over all replicas.
 
@@ -92,7 +101,8 @@ class Dispatcher:
         self._tracer = tracer
         self._numbers = count(1)
         self._requests: dict[int, _Request] = {}
-        self._running: dict[int, tuple[Call, asyncio.Task[None]]] = {}
+        self._running: dict[int, _Running] = {}
+        self._num_lost = 0
         self._happened = asyncio.Event()
         self._was_saturated = False
         replicas.follow(self._replicas_changed)
@@ -175,7 +185,7 @@ class Dispatcher:
         if was_idle and plan.calls:
             self._drain.resume(now_s)
         for call in plan.calls:
-            self._running[call.id] = (call, calls.create_task(self._call(call)))
+            self._running[call.id] = _Running(call, calls.create_task(self._call(call)), self._num_lost)
         self._was_saturated = self._was_saturated and self._scheduler.num_waiting_pairs > 0
         return plan.wake_at_s
 
@@ -234,8 +244,7 @@ class Dispatcher:
         return [score_from_logprobs(logprobs.true, logprobs.false, engine.calibration) for logprobs in found]
 
     def _finish(self, call: Call, scores: Sequence[Score]) -> None:
-        self._running.pop(call.id, None)
-        self._drain.observe(call.num_tokens, self._clock(), is_saturated=self._was_saturated)
+        self._note_drained(call)
         self._was_saturated = self._scheduler.num_waiting_pairs > 0
         waiting = self._scheduler.finish(call.id)
         for pair, score in zip(call.pairs, scores, strict=True):
@@ -246,6 +255,7 @@ class Dispatcher:
     def _fail(self, call: Call, error: EngineError) -> None:
         log.warning("scoring_call_failed", replica=call.replica, pairs=len(call.pairs), error=error.message)
         self._running.pop(call.id, None)
+        self._note_lost()
         self._try_elsewhere(call, error)
         if is_engines_fault(error):
             self._replicas.suspect(call.replica, error.message)
@@ -260,16 +270,27 @@ class Dispatcher:
     def _abort(self, ids: Iterable[int]) -> None:
         """Cancelling a call closes its connection, by which vLLM aborts it."""
         for id_ in ids:
-            _, task = self._running.pop(id_)
-            task.cancel()
+            self._running.pop(id_).task.cancel()
+            self._note_lost()
+
+    def _note_drained(self, call: Call) -> None:
+        """What is learned of the engines' rate from a call that was answered, unless others were lost meanwhile."""
+        running = self._running.pop(call.id, None)
+        if running is None or running.num_lost < self._num_lost:
+            self._drain.skip(self._clock())
+        else:
+            self._drain.observe(call.num_tokens, self._clock(), is_saturated=self._was_saturated)
+
+    def _note_lost(self) -> None:
+        self._num_lost += 1
+        self._drain.skip(self._clock())
 
     def _replicas_changed(self) -> None:
         """Work moves from a replica that was taken out to the others, if there are any."""
         ready = self._replicas.ready()
         self._scheduler.set_replicas(tuple(ready))
-        for call in [call for call, _ in self._running.values() if ready and call.replica not in ready]:
-            _, task = self._running.pop(call.id)
-            task.cancel()
+        for call in [one.call for one in self._running.values() if ready and one.call.replica not in ready]:
+            self._abort([call.id])
             self._try_elsewhere(call, EngineError(f"{call.replica} was taken out"))
         if not ready and self._requests:
             asyncio.get_running_loop().call_later(_HOPE_S, self._give_up)

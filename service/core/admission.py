@@ -58,6 +58,9 @@ class DrainRate:
     While work waits, every call that finishes moves the rate. Otherwise the engines might have done more, so
     what they did is only a lower bound: they can do that much. The bound counts from the last moment with
     nothing outstanding, since a call that was begun before it would be counted without its time.
+
+    What engines did for calls that were given up is not known: neither that time counts nor what was under way in it.
+    Else callers who hang up would make the engines look slow, and others be refused.
     """
 
     def __init__(self) -> None:
@@ -83,6 +86,11 @@ class DrainRate:
         self._last_s = now_s
         if self._stretch.busy_s >= MIN_BUSY_S:
             self._stretch = _Stretch()
+
+    def skip(self, now_s: float) -> None:
+        """A call was given up now, or one has finished during which another was: it says nothing of the rate."""
+        self._last_s = now_s
+        self._stretch = _Stretch()
 
     @property
     def tokens_per_s(self) -> float | None:

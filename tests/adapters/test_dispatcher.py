@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.core.admission import DrainRate
 from service.errors import DeadlineError, EngineError, OverloadedError
 from service.ports import Scores
 from service.types import Passage, Priority
@@ -300,6 +301,26 @@ async def test_more_than_can_be_done_in_time_is_refused_but_to_who_takes_a_part(
         assert None not in (await first).scores
         assert stack.is_at_rest
     assert part.is_partial
+
+
+async def test_nothing_is_learned_of_the_engines_rate_from_calls_that_were_disturbed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else callers who hang up would make the engines look slow, and others be refused."""
+    observed: list[int] = []
+    monkeypatch.setattr(DrainRate, "observe", lambda _, num_tokens, *__, **___: observed.append(num_tokens))
+    vllm = FakeVllm()
+    async with scoring_stack(vllm) as stack:
+        vllm.delay_s = 0.1
+        stays = asyncio.create_task(score(stack, passages(2)))
+        await until(lambda: vllm.num_under_way == 1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.03):
+                await score(stack, passages(3, start=10))
+        await stays
+        assert observed == []
+        usage = (await score(stack, passages(4, start=20))).usage
+    assert observed == [usage.prompt_tokens]
 
 
 async def test_the_end_of_the_service_is_told_to_everybody() -> None:

@@ -126,6 +126,16 @@ def test_a_call_begun_under_load_does_not_prove_a_high_rate_when_it_ends_after_t
     assert known(rate) <= 16_000 / 8.1 * 1.001
 
 
+def test_what_was_given_up_says_nothing_of_the_rate() -> None:
+    rate = rate_of(1000.0)
+    rate.skip(1000.0)
+    rate.observe(1000, 1001.0, is_saturated=True)
+    assert known(rate) == pytest.approx(1000.0)
+    rate.skip(2000.0)  # what was under way then was begun before it: it proves nothing
+    rate.observe(1000, 2000.04, is_saturated=False)
+    assert known(rate) == pytest.approx(1000.0)
+
+
 def test_time_without_work_does_not_count() -> None:
     rate = rate_of(1000.0)
     rate.resume(1000.0)
