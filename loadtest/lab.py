@@ -32,7 +32,7 @@ class Plan:
     loads: tuple[float, ...] = (0.5, 0.8, 1.0, 3.0)
     overload_s: float = 60.0
     settle_s: float = 10.0
-    num_latencies: int = 60
+    num_latencies: int = 120
     num_answers: int = 40
     seed: int = 1
 
