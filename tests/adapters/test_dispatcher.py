@@ -78,10 +78,10 @@ async def test_age_of_what_waits_is_that_of_the_oldest_by_class() -> None:
         assert stack.dispatcher.waits_s() == {}
         begun_s = time.monotonic()
         old = asyncio.create_task(score(stack, passages(3), within_s=60, priority=Priority.BULK))
-        await until(lambda: stack.dispatcher.num_requests == 1)
+        await until(lambda: stack.scheduler.num_waiting_pairs == 2)
         await asyncio.sleep(0.05)
         young = asyncio.create_task(score(stack, passages(3, start=5), within_s=60, priority=Priority.ANSWER))
-        await until(lambda: stack.dispatcher.num_requests == 2)
+        await until(lambda: stack.scheduler.num_waiting_pairs == 5)
         waits_s, took_s = stack.dispatcher.waits_s(), time.monotonic() - begun_s
         assert waits_s.keys() == {Priority.BULK, Priority.ANSWER}
         assert 0 <= waits_s[Priority.ANSWER] < waits_s[Priority.BULK] - 0.04 < took_s
@@ -92,11 +92,12 @@ async def test_age_of_what_waits_is_that_of_the_oldest_by_class() -> None:
 
 
 async def test_a_waiter_that_leaves_harms_no_other() -> None:
+    joined: list[int] = []
     vllm = FakeVllm(delay_s=0.2)
-    async with scoring_stack(vllm) as stack:
+    async with scoring_stack(vllm, observe_joined=joined.append) as stack:
         leaving = asyncio.create_task(score(stack, passages(3)))
         staying = asyncio.create_task(score(stack, passages(3)))
-        await until(lambda: vllm.num_under_way and stack.dispatcher.num_requests == 2)
+        await until(lambda: vllm.num_under_way and joined == [0, 3])
         leaving.cancel()
         scores = await staying
         assert stack.is_at_rest
