@@ -27,7 +27,15 @@ from loadtest.measures import Result, Table, is_passed
 from loadtest.picture import save
 from loadtest.rates import repeated_passages, repeated_questions, two_replicas, unique_pairs
 from loadtest.report import show, show_verdicts, write_json
-from loadtest.stack import RunningService, VllmOptions, machine, service_running, vllm_arguments, vllm_running
+from loadtest.stack import (
+    LONG_DEADLINE,
+    RunningService,
+    VllmOptions,
+    machine,
+    service_running,
+    vllm_arguments,
+    vllm_running,
+)
 from loadtest.streams import first_words
 from loadtest.traffic import Traffic
 from loadtest.waits import DEADLINE_S, added_latency, overload, small_beside_big
@@ -60,10 +68,6 @@ class Name(StrEnum):
     REPLICAS = "replicas"
 
 
-# Longer than any request takes here: where rates are in question, deadlines are not.
-LONG_DEADLINE = {
-    "RANKRAG_REQUEST_TIMEOUT_S": "300", "RANKRAG_LIMITS__MAX_DEADLINE_MS": "300000", "RANKRAG_SHUTDOWN__GRACE_S": "300",
-}  # fmt: skip
 SERVICE_DEADLINE = {"RANKRAG_REQUEST_TIMEOUT_S": f"{DEADLINE_S:g}"}
 
 Scenario = Callable[[Lab], Awaitable[Result]]

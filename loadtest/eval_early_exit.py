@@ -30,7 +30,7 @@ from rich.markup import escape
 from loadtest.corpus import ROOT, read_rows
 from loadtest.measures import Result, Table, Verdict
 from loadtest.report import show_table, show_verdicts, write_json
-from loadtest.stack import VllmOptions, machine, service_running, vllm_running
+from loadtest.stack import LONG_DEADLINE, VllmOptions, machine, service_running, vllm_running
 from loadtest.wire import VllmAdmin
 from service.core.early_exit import ODDS_EXPONENT, RANK_EXPONENT, RANK_OFFSET, EarlyExit, ExitRule, exit_rule
 from service.core.ranking import is_part_of, order_by_relevance
@@ -84,6 +84,10 @@ class Outcome:
         return any(found.is_gold for found in self.passages[:top_k])
 
 
+def service_settings(mode: EarlyExit, index: Path) -> dict[str, str]:
+    return {**LONG_DEADLINE, "RANKRAG_EARLY_EXIT": mode, "RANKRAG_INDEX__PATH": str(index)}
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """The processes, and what is asked of them."""
@@ -103,11 +107,7 @@ class Setup:
     def ask_all(self, vllm_url: str, mode: EarlyExit, questions: Sequence[Question], top_k: int) -> list[Outcome]:
         """Every question once, by a service of its own and without what vLLM remembers."""
         asyncio.run(VllmAdmin([vllm_url]).reset_prefix_cache())
-        settings = {
-            "RANKRAG_EARLY_EXIT": mode,
-            "RANKRAG_INDEX__PATH": str(self.index),
-            "RANKRAG_REQUEST_TIMEOUT_S": f"{DEADLINE_S:g}",
-        }
+        settings = service_settings(mode, self.index)
         log = self.out / f"service-{mode}.log"
         with (
             service_running(self.vllm.checkpoint, [vllm_url], settings, log) as service,

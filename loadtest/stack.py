@@ -16,6 +16,11 @@ from mirakuru import TCPExecutor
 from service.errors import ConfigError, EngineError
 from service.local_stack import HOST, SERVICE_ENVIRONMENT, free_port, running, service_process, vllm_process
 
+# Longer than any request takes here: where rates are in question, deadlines are not.
+LONG_DEADLINE = {
+    "RANKRAG_REQUEST_TIMEOUT_S": "300", "RANKRAG_LIMITS__MAX_DEADLINE_MS": "300000", "RANKRAG_SHUTDOWN__GRACE_S": "300",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class VllmOptions:

@@ -1,17 +1,24 @@
-"""The bench's services start: what they are told fits together."""
+"""The services of the bench and of early exit's measure start: what they are told fits together."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from loadtest.bench_scoring import DEMO_CHECKPOINT, SCENARIOS, Name
+from loadtest.bench_scoring import DEMO_CHECKPOINT, INDEX, SCENARIOS, Name
+from loadtest.eval_early_exit import service_settings
 from loadtest.stack import service_environment
+from service.core.early_exit import EarlyExit
 from service.settings import Settings
 from service.start_checks import mistakes_in
 
+ALL = {name: settings for name, (_, settings) in SCENARIOS.items()} | {
+    f"early exit {mode}": service_settings(mode, Path(INDEX)) for mode in get_args(EarlyExit)
+}
 
-@pytest.mark.parametrize("settings", [pytest.param(settings, id=name) for name, (_, settings) in SCENARIOS.items()])
+
+@pytest.mark.parametrize("settings", ALL.values(), ids=ALL.keys())
 def test_a_service_would_start_with_these_settings(
     settings: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
