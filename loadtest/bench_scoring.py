@@ -4,7 +4,6 @@ import asyncio
 import gc
 import random
 import shlex
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import httpx
@@ -31,6 +29,7 @@ from loadtest.stack import (
     LONG_DEADLINE,
     RunningService,
     VllmOptions,
+    end_on_sigterm,
     machine,
     service_running,
     vllm_arguments,
@@ -168,7 +167,7 @@ def bench(
 ) -> None:
     """Measure scoring through the service beside direct calls to the same vLLM."""
     plan = replace(SMOKE, seed=seed) if smoke else replace(FULL, rounds=rounds, num_pairs=pairs, seed=seed)
-    signal.signal(signal.SIGTERM, _stop)
+    end_on_sigterm()
     try:
         served = checkpoint or str(_light_checkpoint(out))
         vllm = VllmOptions(vllm_python, served, vllm_blocks, vllm_kv_gib, tuple(shlex.split(vllm_arguments)))
@@ -182,11 +181,6 @@ def bench(
     show(console, results)
     console.print(f"{out}/results.json  {out}/bench.png", highlight=False)
     raise typer.Exit(FAILED_EXIT if strict and not is_passed(results) else 0)
-
-
-def _stop(_: int, __: FrameType | None) -> None:
-    """SIGTERM ends the processes that were started, too."""
-    sys.exit(FAILED_EXIT)
 
 
 def _files(corpus: Path | None, questions: Path | None, *, own_data: bool) -> texts_of.TextFiles:

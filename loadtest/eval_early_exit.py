@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from rich.markup import escape
 from loadtest.corpus import ROOT, read_rows
 from loadtest.measures import Result, Table, Verdict
 from loadtest.report import show_table, show_verdicts, write_json
-from loadtest.stack import LONG_DEADLINE, VllmOptions, machine, service_running, vllm_running
+from loadtest.stack import LONG_DEADLINE, VllmOptions, end_on_sigterm, machine, service_running, vllm_running
 from loadtest.wire import VllmAdmin
 from service.core.early_exit import ODDS_EXPONENT, RANK_EXPONENT, RANK_OFFSET, EarlyExit, ExitRule, exit_rule
 from service.core.ranking import is_part_of, order_by_relevance
@@ -203,7 +202,7 @@ def fit(
 @contextmanager
 def _errors_shown() -> Iterator[None]:
     """SIGTERM, too, ends the processes that were started."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    end_on_sigterm()
     try:
         yield
     except RankRAGError as exc:

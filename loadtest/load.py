@@ -30,7 +30,7 @@ from loadtest.profiles import Phase, Profile, Span, find_profile, moments, read_
 from loadtest.report import show_verdicts
 from loadtest.resources import Sampler, cache_lookups, growth, hit_shares
 from loadtest.search import Trial, search
-from loadtest.stack import VllmOptions, machine, redis_running, service_running, vllm_running
+from loadtest.stack import VllmOptions, end_on_sigterm, machine, redis_running, service_running, vllm_running
 from service.adapters.prompt_files import read_prompts
 from service.adapters.tokenizer import PromptTokenizer, open_tokenizer
 from service.errors import ConfigError, RankRAGError
@@ -163,6 +163,7 @@ def load(
     out: Annotated[Path, typer.Option(help="Directory for the report, the visits and the logs.")] = Path("runs/load"),
 ) -> None:
     """Load a service by a profile; the exit code is 1 where a threshold is missed."""
+    end_on_sigterm()
     try:
         chosen = find_profile(profile) if profile != CAPACITY else read_profiles()["steady"]
         chosen = chosen.model_copy(update={"phases": [_scaled(phase, scale) for phase in chosen.phases]})

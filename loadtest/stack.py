@@ -3,7 +3,9 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -49,6 +51,11 @@ class RunningService:
             return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
         except psutil.NoSuchProcess as exc:
             raise EngineError("the service died") from exc
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends this process as an error would: what it has started ends with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def vllm_arguments(options: VllmOptions) -> tuple[str, ...]:
