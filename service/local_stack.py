@@ -82,7 +82,7 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex((HOST, port)) != 0
 
 
-def num_compute_threads() -> int:
+def _num_compute_threads() -> int:
     """Every core of this machine but the one that the service, its callers and vLLM's front share."""
     return max((psutil.cpu_count(logical=False) or psutil.cpu_count() or 1) - 1, 1)
 
@@ -103,7 +103,7 @@ def vllm_process(
         "--host", HOST, "--port", str(port), *VLLM_ARGUMENTS, *arguments,
     ]  # fmt: skip
     variables = {
-        **VLLM_ENVIRONMENT, "OMP_NUM_THREADS": str(num_compute_threads()), "TMPDIR": str(scratch), **environment,
+        **VLLM_ENVIRONMENT, "OMP_NUM_THREADS": str(_num_compute_threads()), "TMPDIR": str(scratch), **environment,
     }  # fmt: skip
     return _process(command, f"http://{HOST}:{port}/health", variables, log)
 

@@ -17,8 +17,8 @@ from service.errors import DeadlineError
 from service.ports import Cache, Scores
 from service.types import Passage, Priority, Score, Usage
 
-# Pairs that are tokenised at a time: tens of milliseconds of work, in which a large request would else hold back what
-# could be computed already. The first batch of an idle service keeps the engine busy while the next is made.
+# About how many pairs are tokenised at a time: tens of milliseconds of work, in which a large request would else hold
+# back what could be computed already. The first batch of an idle service keeps the engine busy while the next is made.
 _BATCH = 256
 _FIRST_BATCH = 4
 

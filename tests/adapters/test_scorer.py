@@ -338,36 +338,35 @@ async def test_what_is_tokenised_already_goes_in_one_call() -> None:
         assert from_ids == await relevances(scorer, texts(20), use_cache=False)
 
 
-async def test_what_is_tokenised_is_computed_while_the_rest_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
-    vllm, is_computing, tokenised = FakeVllm(), threading.Event(), PromptTokenizer.score_prompts
+def hold_back_all_but_the_first_batch(monkeypatch: pytest.MonkeyPatch, until_set: threading.Event) -> None:
+    """Of `texts`: whatever is tokenised after the first of them waits."""
+    tokenised = PromptTokenizer.score_prompts
 
-    def second_waits(self: PromptTokenizer, question: str, passages: Sequence[Passage], **options: Any) -> Any:
+    def late(self: PromptTokenizer, question: str, passages: Sequence[Passage], **options: Any) -> Any:
         if passages[0].id != "0":
-            assert is_computing.wait(5)
+            assert until_set.wait(5)
         return tokenised(self, question, passages, **options)
 
+    monkeypatch.setattr(PromptTokenizer, "score_prompts", late)
+
+
+async def test_what_is_tokenised_is_computed_while_the_rest_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm, is_computing = FakeVllm(), threading.Event()
     async with scorer_of(vllm) as scorer:
         vllm.instead = lambda _: is_computing.set()
-        monkeypatch.setattr(PromptTokenizer, "score_prompts", second_waits)
+        hold_back_all_but_the_first_batch(monkeypatch, is_computing)
         assert len(await relevances(scorer, texts(20), use_cache=False)) == 20
 
 
 async def test_time_that_is_over_while_texts_are_tokenised_gives_what_was_scored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    vllm, is_over, tokenised = FakeVllm(), threading.Event(), PromptTokenizer.score_prompts
-
-    def second_is_late(self: PromptTokenizer, question: str, passages: Sequence[Passage], **options: Any) -> Any:
-        if passages[0].id != "0":
-            assert is_over.wait(5)
-        return tokenised(self, question, passages, **options)
-
+    vllm, is_over = FakeVllm(), threading.Event()
     async with scoring_stack(vllm) as stack:
-        monkeypatch.setattr(PromptTokenizer, "score_prompts", second_is_late)
+        hold_back_all_but_the_first_batch(monkeypatch, is_over)
         asyncio.get_running_loop().call_later(0.3, is_over.set)
-        begun_s = time.monotonic()
         scored = await stack.scorer.score(
-            QUESTION, texts(20), deadline_s=begun_s + 0.15, use_cache=False, allow_partial=True
+            QUESTION, texts(20), deadline_s=time.monotonic() + 0.15, use_cache=False, allow_partial=True
         )
         assert [score is not None for score in scored.scores] == [True] * 4 + [False] * 16
         assert scored.is_partial
