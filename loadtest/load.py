@@ -101,6 +101,7 @@ class Lab:
         plan.write_text(
             json.dumps(
                 {
+                    "name": name,
                     "url": self.target.url,
                     "seed": self.seed,
                     "api_key": os.environ.get(API_KEY, ""),
@@ -140,7 +141,7 @@ class Lab:
         return capacity, trials
 
 
-_WORKLOAD = {"mix", "zipf", "cache", "top_n", "top_k", "max_tokens", "documents", "deadline_s"}
+_WORKLOAD = {"mix", "zipf", "cache", "top_n", "top_k", "max_tokens", "documents", "deadline_s", "fresh_every_s"}
 
 
 def _authorization() -> dict[str, str]:

@@ -50,17 +50,21 @@ class Workload:
 
     def question(self, arrival: Arrival) -> dict[str, Any]:
         sizes = {name: self._plan[name] for name in ("top_n", "top_k", "max_tokens")}
-        return {"question": self._draw(arrival), **sizes, **self._common()}
+        return {"question": self._fresh(self._draw(arrival), arrival), **sizes, **self._common()}
 
     def documents(self, arrival: Arrival) -> dict[str, Any]:
         """A question and passages that go with its place, so that they repeat as it does."""
         question = self._draw(arrival)
         first, count = self._questions.index(question) * self._plan["documents"], self._plan["documents"]
         documents = [self._passages[(first + place) % len(self._passages)] for place in range(count)]
-        return {"query": question, "documents": documents, **self._common()}
+        return {"query": self._fresh(question, arrival), "documents": documents, **self._common()}
 
     def _common(self) -> dict[str, Any]:
         return {"cache": self._plan["cache"], "deadline_ms": round(1000 * self._plan["deadline_s"])}
+
+    def _fresh(self, question: str, arrival: Arrival) -> str:
+        """The same question of this run and stretch of time: in the next one it is another to any cache."""
+        return f"{question} ({self._plan['name']}, {arrival.due_s // self._plan['fresh_every_s']:.0f})"
 
     def _draw(self, arrival: Arrival) -> str:
         place = bisect_right(self._cumulative, arrival.rng.random() * self._cumulative[-1])

@@ -80,6 +80,7 @@ class Profile(_Part):
     mix: dict[str, Annotated[int, Field(ge=0)]]
     zipf: Share
     cache: bool
+    fresh_every_s: Positive = 20
     top_n: int
     top_k: int
     max_tokens: int

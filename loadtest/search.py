@@ -7,7 +7,8 @@ from loadtest.outcomes import Measures
 
 GOOD_SHARE = 0.95
 RAISE, MAX_RAISES = 1.6, 8
-FLOOR = 0.4  # of what the closed loop got; below it the first step of the search would be a guess
+LOWER, MAX_LOWERS = 2, 4
+FLOOR = 0.4  # of what the closed loop got: where the search begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,19 @@ class Trial:
 
 
 def search(closed_per_s: float, offer: Callable[[float], Measures], *, num_steps: int = 4) -> tuple[float, list[Trial]]:
-    """Raise the rate until it doesn't hold, then halve the span between one that does and one that doesn't.
+    """Lower the rate until it holds, raise it until it doesn't, then halve the span between the two.
 
-    So many users one after the other find no more than their number allows, and Poisson arrivals come in clusters: what
-    can be promised may be more or less. 0 where not even `FLOOR` holds.
+    So many users one after the other find no more than their number allows, Poisson arrivals come in clusters, and the
+    more is asked the more is known already: what can be promised may be more or less. 0 where hardly anything holds.
     """
     held, failed = FLOOR * closed_per_s, 1.2 * closed_per_s
     trials = [_try(held, offer)]
-    if not trials[0].is_held:
-        return 0.0, trials
-    for _ in range(MAX_RAISES):
+    while not trials[-1].is_held:
+        if len(trials) == MAX_LOWERS:
+            return 0.0, trials
+        failed, held = held, held / LOWER
+        trials.append(_try(held, offer))
+    for _ in range(MAX_RAISES if len(trials) == 1 else 0):  # else it is known already
         trials.append(_try(failed, offer))
         if not trials[-1].is_held:
             break

@@ -23,7 +23,6 @@ from service.adapters.calibration_file import read_calibration
 from service.adapters.counted_cache import CountedCache
 from service.adapters.dispatcher import Dispatcher
 from service.adapters.document_cutter import TokenCutter
-from service.adapters.encoder import QueryEncoder
 from service.adapters.engine import supervise
 from service.adapters.generator import VllmGenerator
 from service.adapters.index_directory import Manifest, OpenIndex, open_index
@@ -31,6 +30,7 @@ from service.adapters.judged_files import read_judged
 from service.adapters.key_file import KeyFile
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.prompt_files import PromptFile, read_golden, read_prompts
+from service.adapters.query_encoder import QueryEncoder
 from service.adapters.ranking_gate import KIND as VERDICT
 from service.adapters.ranking_gate import TTL_S as VERDICT_TTL_S
 from service.adapters.ranking_gate import GatedScorer, Probe, RankingGate, check_probe
@@ -254,7 +254,7 @@ async def open_pipeline(
         _keep_running(stack, engine.dispatcher.run, on_death)
         rule = exit_rule(settings.early_exit)
         scorer: Scorer = VllmScorer(engine.dispatcher, replicas, tokenizer, cache, keys, engine.gate, rule)
-        retriever = Retriever(QueryEncoder(opened.encoder, cache, keys), opened.index) if opened else None
+        retriever = _retriever(opened, cache, keys) if opened else None
         gate = _open_gate(settings, metrics, probe, scorer, retriever, cache) if probe else None
         if gate:
             _keep_running(stack, gate.run, on_death)
@@ -273,6 +273,10 @@ async def open_pipeline(
             clock=time.monotonic,
             tracer=tracer,
         )
+
+
+def _retriever(opened: OpenIndex, cache: Cache, keys: CacheKeys) -> Retriever:
+    return Retriever(QueryEncoder(opened.encoder, cache, keys, time.monotonic), opened.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +305,7 @@ def _open_engine(settings: Settings, metrics: Metrics, replicas: Replicas, trace
         scoring_requests=lambda: dispatcher.num_requests,
         scoring_calls=lambda: dispatcher.num_calls,
     )
-    admission = Admission(max_queued_tokens=vllm.max_queued_tokens)
+    admission = Admission(max_queued=vllm.max_queued_tokens)
     return ScoringEngine(scheduler, dispatcher, Gate(scheduler, drain, admission, TokenEstimate(), time.monotonic))
 
 

@@ -181,15 +181,17 @@ class Pipeline:
         raise EngineError("the engine gave no answer")
 
     async def search(
-        self, question: str, *, top_n: int, filters: Filter, use_cache: bool
+        self, question: str, *, top_n: int, filters: Filter, use_cache: bool, deadline_s: float
     ) -> tuple[list[RetrievedPassage], Timings]:
         """Retrieval alone.
 
         Raises:
+            OverloadedError: nothing was begun.
             RequestError: `filters` don't fit the index. IndexUnavailableError, RetrievalError: there is no result.
         """
-        watch = Stopwatch(self.clock, self.tracer)
-        found = await self._open_retriever().search(
+        watch, retriever = Stopwatch(self.clock, self.tracer), self._open_retriever()
+        retriever.encoder.admit(deadline_s=deadline_s)
+        found = await retriever.search(
             question, watch, top_n=top_n, filters=filters, use_cache=use_cache
         )  # fmt: skip
         return found, watch.timings()
@@ -202,13 +204,14 @@ class Pipeline:
 
         Raises:
             IndexUnavailableError: it brings no passages, and there is no index.
-            OverloadedError, EngineError: the scorer did not admit it.
+            OverloadedError, EngineError: the encoder or the scorer did not admit it.
         """
         watch = Stopwatch(self.clock, self.tracer)
-        if query.passages is None:
-            self._open_retriever()
+        retriever = self._open_retriever() if query.passages is None else None
         if query.use_cache and (known := await self.answers.get(query)) is not None:
             return _only(replace(known, is_cached=True, usage=Usage(), timings=watch.timings()))
+        if retriever:
+            retriever.encoder.admit(deadline_s=query.deadline_s)
         num_pairs = query.top_n if query.passages is None else len(query.passages)
         self.scorer.admit(num_pairs, deadline_s=self._score_deadline_s(query), priority=query.priority)
         return self._stream(query, watch)

@@ -15,6 +15,10 @@ Vector = NDArray[np.float32]
 
 
 class Encoder(Protocol):
+    def admit(self, *, deadline_s: float) -> None:
+        """Whether one more question could be encoded early enough. Raises OverloadedError."""
+        ...
+
     async def encode_query(self, question: str, *, use_cache: bool) -> Vector:
         """(dim,) float32, L2-normalised if the index wants it. Raises RetrievalError."""
         ...

@@ -163,10 +163,15 @@ async def serving_beside(
 
 
 def plain(limits: LimitSettings) -> dict[str, Any]:
-    """What both servers have in common: our own logs, no banner, no WebSockets, one process."""
+    """What both servers have in common: our own logs, no banner, no WebSockets, one process.
+
+    asyncio's own loop accepts all connections that wait; uvloop accepts one each time round. Under load a time round
+    takes tens of milliseconds, and callers would wait outside for longer than their deadlines, which nothing in here
+    knows of.
+    """
     return {
         "http": bounded_http(limits), "ws": "none", "log_config": None, "access_log": False, "server_header": False,
-        "workers": 1,
+        "timeout_keep_alive": limits.idle_timeout_s, "workers": 1, "loop": "asyncio",
     }  # fmt: skip
 
 
@@ -192,10 +197,13 @@ def key_password(tls: TlsSettings) -> str | None:
 def bound_socket(host: str, port: int, field: str) -> socket.socket:
     """A socket that has the address but doesn't listen yet: who comes too early is refused, and doesn't hang.
 
+    It names its protocol, as its connections then do: asyncio sends small answers at once (TCP_NODELAY) on those only.
+
     Raises:
         ConfigError: the address can't be had.
     """
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

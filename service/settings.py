@@ -258,6 +258,11 @@ class LimitSettings(_Section):
     head_timeout_s: PositiveSeconds = Field(
         10.0, description="A connection whose request's headers aren't complete by then is closed."
     )
+    idle_timeout_s: PositiveInt = Field(
+        75,
+        description="Seconds after which a kept connection without a request is closed: more than those of a load "
+        "balancer in front, which would else send requests into closed connections.",
+    )
     body_timeout_s: PositiveSeconds = Field(30.0, description="A body that isn't complete by then is a 408.")
 
 

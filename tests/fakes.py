@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from service.adapters.prompt_files import read_prompts
 from service.api.services import Dependency, Services
 from service.core.prompts import PromptSet
-from service.errors import DeadlineError, TooLargeError
+from service.errors import DeadlineError, OverloadedError, TooLargeError
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Retriever
 from service.ports import NO_TRACER, Piece, Rewritten, Scores, Tracer, Vector
@@ -47,6 +47,12 @@ class FakeEncoder:
     error: Exception | None = None
     meanwhile: Callable[[], None] = nothing_happens
     calls: list[tuple[str, bool]] = field(default_factory=list)
+    refusal: OverloadedError | None = None
+
+    def admit(self, *, deadline_s: float) -> None:
+        assert deadline_s > 0
+        if self.refusal:
+            raise self.refusal
 
     async def encode_query(self, question: str, *, use_cache: bool) -> Vector:
         self.calls.append((question, use_cache))

@@ -62,7 +62,7 @@ async def scoring_stack(
             observe_joined=observe_joined, tracer=tracer,
         )  # fmt: skip
         gate = Gate(
-            scheduler, drain, Admission(max_queued_tokens=max_queued_tokens), TokenEstimate(), time.monotonic
+            scheduler, drain, Admission(max_queued=max_queued_tokens), TokenEstimate(), time.monotonic
         )  # fmt: skip
         kept = cache or MemoryCache({"score": 60}, max_entries=1000)
         scorer = VllmScorer(dispatcher, replicas, replicas.tokenizer, kept, KEYS, gate, exit_rule(early_exit))

@@ -16,7 +16,7 @@ from service.errors import (
     RetrievalError,
 )
 from service.pipeline import SCORE_SHARE, Delta, Event, Reranked, Retrieved
-from service.types import Answer, Citation, Passage, Priority, Query, Timings, Usage
+from service.types import NO_FILTER, Answer, Citation, Passage, Priority, Query, Timings, Usage
 from tests.fakes import EIGER, MONT_BLANC, PASSAGES, RHINE, FakeServices
 from tests.filtering import where
 
@@ -200,6 +200,18 @@ async def test_known_answer_makes_no_call_and_costs_nothing() -> None:
     assert len(events) == 1
     assert events[0] == replace(first, is_cached=True, usage=Usage(), timings=Timings(total_s=0.0))
     assert (len(fakes.encoder.calls), len(fakes.scorer.calls), len(fakes.generator.calls)) == (1, 1, 1)
+
+
+async def test_a_queue_of_questions_to_encode_refuses_before_the_first_event() -> None:
+    fakes = FakeServices()
+    fakes.encoder.refusal = OverloadedError("full")
+    with pytest.raises(OverloadedError):
+        await fakes.pipeline().begin(QUERY)
+    given = replace(QUERY, passages=PASSAGES)
+    assert (await fakes.pipeline().answer(given)).passages
+    with pytest.raises(OverloadedError):
+        await fakes.pipeline().search("mont blanc", top_n=3, filters=NO_FILTER, use_cache=False, deadline_s=110.0)
+    assert fakes.encoder.calls == []
 
 
 @pytest.mark.parametrize("refusal", [OverloadedError("full"), EngineError("gone")])

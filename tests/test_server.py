@@ -7,9 +7,9 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import httpx
 import pytest
@@ -27,7 +27,9 @@ from service.settings import LimitSettings, Settings, TlsSettings
 from tests.api.keys import auth, bearer
 from tests.fakes import FakeServices, until_running
 
-LIMITS = LimitSettings(max_header_bytes=2_000, head_timeout_s=0.3, body_timeout_s=0.3, max_body_bytes=1_000)
+LIMITS = LimitSettings(
+    idle_timeout_s=1, max_header_bytes=2_000, head_timeout_s=0.3, body_timeout_s=0.3, max_body_bytes=1_000
+)
 RERANK = {"query": "q", "documents": ["d"]}
 GOOD = b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -209,6 +211,50 @@ async def refused(listener: socket.socket) -> OSError:
 
 def raise_it(cause: BaseException) -> None:
     raise cause
+
+
+async def test_a_kept_connection_is_closed_when_it_has_been_idle(port: int) -> None:
+    begun_s = time.monotonic()
+    assert (await sent(port, GOOD)).startswith(b"HTTP/1.1 200 OK")
+    assert 0.9 < time.monotonic() - begun_s < 4
+
+
+class Connected(asyncio.Protocol):
+    """What there is of the connections that a server has accepted."""
+
+    made: ClassVar[list[asyncio.Transport]]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made.append(cast(asyncio.Transport, transport))
+
+
+def test_connections_that_wait_are_all_accepted_at_once_and_send_without_delay() -> None:
+    """Else callers wait outside while the loop is busy, and nothing in the service knows of their time."""
+    number = 100
+
+    async def accept() -> None:
+        Connected.made = []
+        listener = bound_socket(HOST, 0, "port")
+        async with asyncio.timeout(10):
+            server = await asyncio.get_running_loop().create_server(Connected, sock=listener, backlog=2 * number)
+            with ExitStack() as waiting:
+                for _ in range(number):
+                    waiting.enter_context(socket.create_connection(listener.getsockname(), timeout=5))
+                rounds = 0
+                while len(Connected.made) < number:
+                    await asyncio.sleep(0)
+                    rounds += 1
+                options = [made.get_extra_info("socket") for made in Connected.made]
+                delays = {option.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for option in options}
+                for made in Connected.made:
+                    made.abort()
+            server.close()
+        assert rounds < 10
+        assert delays == {1}
+
+    factory = uvicorn.Config("none", **plain(LIMITS)).get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(accept())
 
 
 def test_an_address_that_cannot_be_had_is_named() -> None:

@@ -1,6 +1,5 @@
 """Text to vectors, by any sentence-transformers model; the only module that imports the library."""
 
-import asyncio
 import hashlib
 import importlib.resources
 from collections.abc import Sequence
@@ -15,9 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from service.core.cache_keys import CacheKeys
 from service.errors import ConfigError, RetrievalError
-from service.ports import Cache, Vector
 
 Pool = Literal["cls", "mean", "max", "lasttoken"]
 _PACKAGE = "package:"
@@ -71,33 +68,6 @@ class SentenceEncoder:
         except RuntimeError as exc:
             raise RetrievalError(f"the encoder failed: {exc}") from exc
         return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-class QueryEncoder:
-    """The Encoder port: one question at a time, off the event loop, remembered in the cache."""
-
-    def __init__(self, encoder: SentenceEncoder, cache: Cache, keys: CacheKeys) -> None:
-        self._encoder = encoder
-        self._cache = cache
-        self._keys = keys
-        self._num_bytes = encoder.dim * np.dtype(np.float32).itemsize
-        self._turn = asyncio.Lock()  # one forward pass at a time: more only fight over the cores
-
-    async def encode_query(self, question: str, *, use_cache: bool = True) -> Vector:
-        key = self._keys.embedding(question)
-        found = (await self._cache.get_many("embedding", [key]))[0] if use_cache else None
-        if found is not None and (known := self._vector(found)) is not None:
-            return known
-        async with self._turn:
-            vector: Vector = (await asyncio.to_thread(self._encoder.encode, [question]))[0]
-        if use_cache:
-            await self._cache.set_many("embedding", {key: vector.tobytes()})
-        return vector
-
-    def _vector(self, found: bytes) -> Vector | None:
-        """None where it is none of this encoder's: of another length, or with something that is no number."""
-        vector = np.frombuffer(found, dtype=np.float32) if len(found) == self._num_bytes else None
-        return vector if vector is not None and bool(np.isfinite(vector).all()) else None
 
 
 def model_directory(name: str, revision: str | None) -> Path:

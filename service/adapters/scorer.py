@@ -56,9 +56,9 @@ class Gate:
     def _check(self, num_tokens: int, num_due: int, deadline_s: float, priority: Priority) -> None:
         """`num_due` of the `num_tokens` must be done in time."""
         self.admission.check(
-            num_tokens=num_due,
-            tokens_ahead=self.scheduler.tokens_ahead(priority, num_tokens),
-            tokens_per_s=self.drain.tokens_per_s,
+            amount=num_due,
+            ahead=self.scheduler.tokens_ahead(priority, num_tokens),
+            per_s=self.drain.per_s,
             time_left_s=deadline_s - self.clock(),
         )
 

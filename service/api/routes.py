@@ -85,7 +85,7 @@ async def search(
     async with bounds(request, deadline, services):
         found, timings = await services.pipeline.search(
             body.query.strip(), top_n=body.top_n or services.settings.top_n, filters=as_filter(body.filters),
-            use_cache=body.cache and not is_no_store(cache_control),
+            use_cache=body.cache and not is_no_store(cache_control), deadline_s=deadline.at_s,
         )  # fmt: skip
     note_search(request.scope, body.query, found, timings, services)
     return json_response(search_body(found, timings, services), timings)

@@ -42,18 +42,18 @@ class FadingRatio:
 
 @dataclass(slots=True)
 class _Stretch:
-    """Tokens finished and seconds spent, all of them on work that was begun within the stretch."""
+    """The amount finished and the seconds spent, all of them on work that was begun within the stretch."""
 
-    num_tokens: int = 0
+    amount: int = 0
     busy_s: float = 0.0
 
-    def add(self, num_tokens: int, busy_s: float) -> None:
-        self.num_tokens += num_tokens
+    def add(self, amount: int, busy_s: float) -> None:
+        self.amount += amount
         self.busy_s += busy_s
 
 
 class DrainRate:
-    """Prompt tokens that the engines finish per second, while they have enough to do.
+    """What is finished per second, in the unit of the caller's choice, while there is enough to do.
 
     While work waits, every call that finishes moves the rate. Otherwise the engines might have done more, so
     what they did is only a lower bound: they can do that much. The bound counts from the last moment with
@@ -68,16 +68,16 @@ class DrainRate:
         self._stretch = _Stretch()
         self._last_s: float | None = None
 
-    def observe(self, num_tokens: int, now_s: float, *, is_saturated: bool) -> None:
-        """A call of `num_tokens` was finished now; saturated where work was waiting ever since the last one."""
+    def observe(self, amount: int, now_s: float, *, is_saturated: bool) -> None:
+        """A call of `amount` was finished now; saturated where work was waiting ever since the last one."""
         if self._last_s is None:
             self._last_s = now_s
             return
         busy_s = max(now_s - self._last_s, 0.0)
         self._last_s = now_s
-        self._stretch.add(num_tokens, busy_s)
+        self._stretch.add(amount, busy_s)
         if is_saturated:
-            self._rate.add(num_tokens, busy_s)
+            self._rate.add(amount, busy_s)
         else:
             self._raise()
 
@@ -93,7 +93,7 @@ class DrainRate:
         self._stretch = _Stretch()
 
     @property
-    def tokens_per_s(self) -> float | None:
+    def per_s(self) -> float | None:
         """Above 0; None until the engines were saturated for `MIN_BUSY_S`.
 
         Lightly loaded engines show no rate: their lower bound may be far too low to refuse anyone by it.
@@ -102,10 +102,10 @@ class DrainRate:
         return self._rate.value() if is_known else None
 
     def _raise(self) -> None:
-        known = self.tokens_per_s
+        known = self.per_s
         if known is None or self._stretch.busy_s < MIN_BUSY_S:
             return
-        proven = self._stretch.num_tokens / self._stretch.busy_s
+        proven = self._stretch.amount / self._stretch.busy_s
         self._rate.amount = max(known, proven) * self._rate.units
 
 
@@ -116,33 +116,34 @@ class Admission:
     What is ahead is what there is now; who comes while it waits shares with it, which about doubles the wait under
     steady load. Hence less than a third by default: requests that are admitted and then miss their deadline cost as
     much as those that don't, and past a point nobody would be served at all. A longer queue brings nothing.
-    At most `max_queued_tokens` wait. Engines with nothing to do refuse nobody: whoever comes then has the best
+    At most `max_queued` wait. Engines with nothing to do refuse nobody: whoever comes then has the best
     chance there is.
     """
 
-    max_queued_tokens: int
+    max_queued: int
     max_wait_share: float = 0.3
+    unit: str = "prompt tokens"
 
-    def check(self, *, num_tokens: int, tokens_ahead: int, tokens_per_s: float | None, time_left_s: float) -> None:
-        """Let a request of `num_tokens` pass that would wait behind `tokens_ahead`, or refuse it.
+    def check(self, *, amount: int, ahead: int, per_s: float | None, time_left_s: float) -> None:
+        """Let a request of `amount` pass that would wait behind `ahead`, or refuse it.
 
-        `tokens_per_s` is above 0, or None while it is unknown; then only the bound on the queue holds.
+        `per_s` is above 0, or None while it is unknown; then only the bound on the queue holds.
 
         Raises:
             OverloadedError: with the time after which so much has drained that the request would fit.
         """
-        if tokens_ahead <= 0:
+        if ahead <= 0:
             return
-        excess = tokens_ahead + num_tokens - self.max_queued_tokens
-        if tokens_per_s is None:
+        excess = ahead + amount - self.max_queued
+        if per_s is None:
             if excess > 0:
-                raise _overloaded(f"{tokens_ahead} prompt tokens wait already", 0.0)
+                raise _overloaded(f"{ahead} {self.unit} wait already", 0.0)
             return
-        ahead_s, own_s = tokens_ahead / tokens_per_s, num_tokens / tokens_per_s
+        ahead_s, own_s = ahead / per_s, amount / per_s
         late_s = ahead_s - self.max_wait_share * max(time_left_s - own_s, 0.0)
         if excess > 0 or late_s > 0:
-            wait_s = min(max(late_s, excess / tokens_per_s), ahead_s)
-            raise _overloaded(f"{tokens_ahead} prompt tokens wait already, for {ahead_s:.1f} s", wait_s)
+            wait_s = min(max(late_s, excess / per_s), ahead_s)
+            raise _overloaded(f"{ahead} {self.unit} wait already, for {ahead_s:.1f} s", wait_s)
 
 
 def _overloaded(reason: str, wait_s: float) -> OverloadedError:

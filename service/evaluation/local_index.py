@@ -1,12 +1,13 @@
 """An index in this process: for retrieval alone, and for contexts that must hold a certain passage."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.adapters.encoder import QueryEncoder
 from service.adapters.index_directory import open_index
 from service.adapters.memory_cache import MemoryCache
 from service.adapters.passage_store import PassageStore
+from service.adapters.query_encoder import QueryEncoder
 from service.core.cache_keys import CacheKeys
 from service.errors import ConfigError
 from service.pipeline import Retriever
@@ -25,7 +26,7 @@ class LocalIndex:
 def open_local_index(index: Path, fingerprint: str | None = None) -> LocalIndex:
     """Its token ids are used if they were made by the tokenizer with this `fingerprint`. Raises ConfigError."""
     opened = open_index(index, device="auto", encoder_device=None, fingerprint=fingerprint)
-    encoder = QueryEncoder(opened.encoder, no_cache(), NO_KEYS)
+    encoder = QueryEncoder(opened.encoder, no_cache(), NO_KEYS, time.monotonic)
     return LocalIndex(Retriever(encoder, opened.index), opened.index.passages)
 
 

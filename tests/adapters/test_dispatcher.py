@@ -295,7 +295,7 @@ async def test_more_than_can_be_done_in_time_is_refused_but_to_who_takes_a_part(
     async with scoring_stack(vllm, max_prompts_per_call=1, max_connections=1) as stack:
         vllm.delay_s = 0.02
         first = asyncio.create_task(score(stack, passages(12)))  # by which the rate becomes known
-        await until(lambda: stack.drain.tokens_per_s is not None)
+        await until(lambda: stack.drain.per_s is not None)
         with pytest.raises(OverloadedError):
             await score(stack, passages(200, start=50), within_s=1.5)
         part = await score(stack, passages(200, start=50), within_s=1.5, allow_partial=True)

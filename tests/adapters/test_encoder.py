@@ -1,93 +1,22 @@
-"""The query encoder with its cache, and the real MiniLM."""
+"""The real MiniLM."""
 
-import asyncio
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from service.adapters.encoder import (
     EncoderConfig,
-    QueryEncoder,
     SentenceEncoder,
     content_revision,
     model_directory,
 )
 from service.adapters.index_directory import build_index, open_index, read_corpus
-from service.adapters.memory_cache import MemoryCache
 from service.core.cache_keys import CacheKeys
-from service.errors import ConfigError, RetrievalError
+from service.errors import ConfigError
 from service.types import NO_FILTER
 
 KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
-
-
-@dataclass
-class ThreeNumbers:
-    """A model whose vectors are the text's length, three times."""
-
-    dim: int = 3
-    error: Exception | None = None
-    threads: list[int] = field(default_factory=list)
-
-    def encode(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
-        assert batch_size
-        self.threads.append(threading.get_ident())
-        if self.error:
-            raise self.error
-        return np.array([[len(text)] * 3 for text in texts], dtype=np.float32)
-
-
-def encoder_of(model: ThreeNumbers, cache: MemoryCache | None = None) -> QueryEncoder:
-    cache = cache or MemoryCache({"embedding": 60}, max_entries=10)
-    return QueryEncoder(cast(SentenceEncoder, model), cache, KEYS)
-
-
-async def test_question_is_encoded_off_the_event_loop() -> None:
-    model = ThreeNumbers()
-    vector = await encoder_of(model).encode_query("four")
-    assert vector.tolist() == [4, 4, 4]
-    assert threading.get_ident() not in model.threads
-
-
-async def test_known_question_is_not_encoded_again() -> None:
-    model = ThreeNumbers()
-    encoder = encoder_of(model)
-    first, second = await encoder.encode_query("four"), await encoder.encode_query("four")
-    assert first.tolist() == second.tolist()
-    assert second.dtype == np.float32
-    assert len(model.threads) == 1
-
-
-async def test_without_the_cache_it_is_neither_read_nor_written() -> None:
-    model = ThreeNumbers()
-    encoder = encoder_of(model)
-    await encoder.encode_query("four", use_cache=False)
-    await encoder.encode_query("four", use_cache=True)
-    await encoder.encode_query("four", use_cache=False)
-    assert len(model.threads) == 3
-
-
-@pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8, b"\0" * 16, b"\xff" * 12])
-@pytest.mark.threat("T23")
-async def test_corrupted_cache_value_is_a_miss(value: bytes) -> None:
-    cache = MemoryCache({"embedding": 60}, max_entries=10)
-    await cache.set_many("embedding", {KEYS.embedding("four"): value})
-    assert (await encoder_of(ThreeNumbers(), cache).encode_query("four")).tolist() == [4, 4, 4]
-
-
-async def test_failure_reaches_the_caller_and_leaves_the_turn_free() -> None:
-    model = ThreeNumbers(error=RetrievalError("out of memory"))
-    encoder = encoder_of(model)
-    with pytest.raises(RetrievalError):
-        await encoder.encode_query("four")
-    model.error = None
-    assert len(await asyncio.wait_for(encoder.encode_query("four"), 5)) == 3
 
 
 @pytest.mark.parametrize(

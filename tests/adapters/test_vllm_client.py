@@ -92,7 +92,7 @@ async def keep_busy() -> None:
 
 
 def test_connection_that_is_reset_as_it_opens_is_an_engine_error() -> None:
-    """On uvloop, as the service runs: there anyio stumbles over the socket that is gone."""
+    """On uvloop, in which the client may run elsewhere: there anyio stumbles over the socket that is gone."""
 
     async def ask(port: int) -> list[type[EngineError]]:
         client, busy = VllmClient(open_http(VllmSettings(), f"http://127.0.0.1:{port}")), create_task(keep_busy())

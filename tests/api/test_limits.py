@@ -97,7 +97,7 @@ async def test_stream_beyond_a_limit_is_refused_before_it_begins(client: httpx.A
 
 
 # Of what comes before the body, and how fast it comes: test_middleware.py, ../test_server.py.
-ELSEWHERE = {"max_header_bytes", "max_headers", "head_timeout_s", "body_timeout_s"}
+ELSEWHERE = {"max_header_bytes", "max_headers", "head_timeout_s", "idle_timeout_s", "body_timeout_s"}
 
 
 def test_every_limit_is_tried_here() -> None:

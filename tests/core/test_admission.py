@@ -24,8 +24,8 @@ def run_saturated(rate: DrainRate, calls: list[int], tokens_per_s: float, begun_
 
 
 def known(rate: DrainRate) -> float:
-    assert rate.tokens_per_s is not None
-    return rate.tokens_per_s
+    assert rate.per_s is not None
+    return rate.per_s
 
 
 def rate_of(tokens_per_s: float) -> DrainRate:
@@ -62,7 +62,7 @@ def test_calls_that_finish_at_once_show_no_rate_of_their_own(num_calls: int, apa
     rate.resume(0.0)
     for number in range(num_calls):
         rate.observe(8192, number * apart_s, is_saturated=True)
-    assert rate.tokens_per_s is None
+    assert rate.per_s is None
 
 
 @given(st.integers(2, 32))
@@ -75,13 +75,13 @@ def test_a_burst_counts_over_the_time_that_it_took(num_calls: int) -> None:
 
 def test_nothing_is_known_at_first_or_of_engines_that_never_had_enough_to_do() -> None:
     rate = DrainRate()
-    assert rate.tokens_per_s is None
+    assert rate.per_s is None
     rate.observe(1000, 10.0, is_saturated=True)  # since when, nobody knows
-    assert rate.tokens_per_s is None
+    assert rate.per_s is None
     rate.observe(1000, 11.0, is_saturated=False)
-    assert rate.tokens_per_s is None
+    assert rate.per_s is None
     rate.observe(0, 12.0, is_saturated=True)
-    assert rate.tokens_per_s is None
+    assert rate.per_s is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 8192), st.floats(0, 3), st.booleans()), max_size=30))
@@ -155,14 +155,10 @@ KNOWN_RATES = st.none() | st.floats(0.1, 1e6)
 TIMES = st.floats(-10, 600)
 
 
-def retry_after_s(
-    admission: Admission, *, num_tokens: int, tokens_ahead: int, tokens_per_s: float | None, time_left_s: float
-) -> int:
+def retry_after_s(admission: Admission, *, amount: int, ahead: int, per_s: float | None, time_left_s: float) -> int:
     """What a refusal says; 0 where the request is let in."""
     try:
-        admission.check(
-            num_tokens=num_tokens, tokens_ahead=tokens_ahead, tokens_per_s=tokens_per_s, time_left_s=time_left_s
-        )
+        admission.check(amount=amount, ahead=ahead, per_s=per_s, time_left_s=time_left_s)
     except OverloadedError as exc:
         assert exc.retry_after_s is not None
         return exc.retry_after_s
@@ -171,18 +167,16 @@ def retry_after_s(
 
 @given(TOKENS, KNOWN_RATES, TIMES, st.integers(1, 1000))
 def test_idle_engines_never_refuse(num_tokens: int, rate: float | None, time_left_s: float, limit: int) -> None:
-    Admission(max_queued_tokens=limit).check(
-        num_tokens=num_tokens, tokens_ahead=0, tokens_per_s=rate, time_left_s=time_left_s
-    )
+    Admission(max_queued=limit).check(amount=num_tokens, ahead=0, per_s=rate, time_left_s=time_left_s)
 
 
 @given(TOKENS, TOKENS, TOKENS, KNOWN_RATES, TIMES)
 def test_with_more_ahead_nobody_is_told_to_come_sooner(
     num_tokens: int, one: int, other: int, rate: float | None, time_left_s: float
 ) -> None:
-    admission = Admission(max_queued_tokens=1_000_000)
+    admission = Admission(max_queued=1_000_000)
     fewer, more = (
-        retry_after_s(admission, num_tokens=num_tokens, tokens_ahead=ahead, tokens_per_s=rate, time_left_s=time_left_s)
+        retry_after_s(admission, amount=num_tokens, ahead=ahead, per_s=rate, time_left_s=time_left_s)
         for ahead in sorted([one, other])
     )
     assert fewer <= more
@@ -193,13 +187,11 @@ def test_with_more_ahead_nobody_is_told_to_come_sooner(
 def test_whoever_comes_back_as_told_is_let_in(
     num_tokens: int, tokens_ahead: int, rate: float, time_left_s: float
 ) -> None:
-    admission = Admission(max_queued_tokens=30_000)
-    told_s = retry_after_s(
-        admission, num_tokens=num_tokens, tokens_ahead=tokens_ahead, tokens_per_s=rate, time_left_s=time_left_s
-    )
+    admission = Admission(max_queued=30_000)
+    told_s = retry_after_s(admission, amount=num_tokens, ahead=tokens_ahead, per_s=rate, time_left_s=time_left_s)
     left = max(tokens_ahead - told_s * rate, 0)
     assert told_s == 0 or not retry_after_s(
-        admission, num_tokens=num_tokens, tokens_ahead=int(left), tokens_per_s=rate, time_left_s=time_left_s
+        admission, amount=num_tokens, ahead=int(left), per_s=rate, time_left_s=time_left_s
     )
 
 
@@ -222,10 +214,8 @@ def test_whoever_comes_back_as_told_is_let_in(
 def test_a_request_is_told(
     num_tokens: int, tokens_ahead: int, rate: float | None, time_left_s: float, told_s: int
 ) -> None:
-    admission = Admission(max_wait_share=0.5, max_queued_tokens=100_000)
-    found = retry_after_s(
-        admission, num_tokens=num_tokens, tokens_ahead=tokens_ahead, tokens_per_s=rate, time_left_s=time_left_s
-    )
+    admission = Admission(max_wait_share=0.5, max_queued=100_000)
+    found = retry_after_s(admission, amount=num_tokens, ahead=tokens_ahead, per_s=rate, time_left_s=time_left_s)
     assert found == told_s
 
 

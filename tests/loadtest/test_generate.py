@@ -18,6 +18,7 @@ SLOW_S = 0.4
 PLAN = {
     "seed": 1, "api_key": "of-the-test",  # pragma: allowlist secret
     "questions": ["a?", "b?", "c?"], "passages": ["one", "two", "three", "four"],
+    "name": "run", "fresh_every_s": 20,
     "locustfile": "", "mix": {"answer": 1}, "zipf": 1.0, "cache": True, "top_n": 4, "top_k": 2, "max_tokens": 8,
     "documents": 2, "deadline_s": 3.0, "closed_users": 0, "moments": [],
 }  # fmt: skip
