@@ -11,6 +11,7 @@ from service.core.admission import Admission, DrainRate
 from service.core.cache_keys import CacheKeys
 from service.ports import Cache, Vector
 
+# So few that a long one among them holds up the others little.
 MAX_BATCH = 32
 
 _Futures: TypeAlias = list[asyncio.Future[Vector]]
@@ -26,7 +27,7 @@ class TextEncoder(Protocol):
     @property
     def dim(self) -> int: ...
 
-    def encode(self, texts: Sequence[str], *, batch_size: int) -> NDArray[np.float32]: ...
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 class QueryEncoder:
@@ -78,7 +79,7 @@ class QueryEncoder:
     async def _encode_waiting(self) -> None:
         while batch := self._take():
             try:
-                vectors = await asyncio.to_thread(self._encoder.encode, list(batch), batch_size=MAX_BATCH)
+                vectors = await asyncio.to_thread(self._encoder.encode, list(batch))
             except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to those who wait for it
                 for future in _open(batch.values()):
                     future.set_exception(exc)
