@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -93,6 +93,8 @@ async def break_things(stack: Stack, pool: Pool, faults: Sequence[Fault], plan: 
     judged = [Judged(ask, reply, judge(ask, reply)) for ask, reply in load.replies]
     at_rest = await scores_at_rest(stack, {pair for one in judged for pair in one.verdict.scores})
     expected = Expectations(at_rest, stack.may_be_lost, stack.index_version_at)
+    nexts = [*(window.fault for window in windows[1:]), None]
+    windows = [replace(window, then=then) for window, then in zip(windows, nexts, strict=True)]
     rows = [row(window, judged, observer.sightings, expected) for window in windows]
     wrong = [f"{one.fault}: {failure}" for one in rows for failure in one.failures]
     restless = {name: value for name, value in observer.sightings[-1].gauges.items() if name in AT_REST and value}
