@@ -21,7 +21,7 @@ KEYS = CacheKeys(checkpoint="c", prompts="p", index="i", encoder="e")
 
 @dataclass
 class ThreeNumbers:
-    """A model whose vectors are the text's length, three times. While `is_held` is set, it takes its time."""
+    """A model whose vectors are the text's length, three times. It ends when `may_end` is set."""
 
     dim: int = 3
     error: Exception | None = None

@@ -26,6 +26,17 @@ class Load:
     rng: random.Random
     replies: list[tuple[Ask, Reply]] = field(default_factory=list)
     num_sent: int = 0
+    may_send: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_send.set()
+
+    async def drained(self) -> None:
+        """Waits, sending nothing new, for the end of all that was sent: no request meets two faults."""
+        self.may_send.clear()
+        while self.num_sent > len(self.replies):  # noqa: ASYNC110 (a count sets no event)
+            await asyncio.sleep(0.01)
+        self.may_send.set()
 
     async def run(self, until: asyncio.Event) -> None:
         """Until the event is set and everybody has been answered."""
@@ -37,6 +48,9 @@ class Load:
             while not until.is_set():
                 due_s += self.rng.expovariate(self.rate)
                 await asyncio.sleep(due_s - time.monotonic())
+                if not self.may_send.is_set():
+                    await self.may_send.wait()
+                    due_s = time.monotonic()
                 callers.create_task(self._call(http, next(self.asks), due_s))
                 self.num_sent += 1
 

@@ -25,11 +25,6 @@ class Window:
     recovery_s: float | None
     until_s: float
     is_service_running: bool
-    then: Fault | None = None
-
-    def faults_of(self, reply: Reply) -> list[Fault]:
-        """What may have met a request that was due in the window: the next one, too, where it ended later."""
-        return [self.fault, self.then] if self.then and reply.done_s >= self.until_s else [self.fault]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +88,14 @@ _UNNAMED = frozenset({Outcome.OK, Outcome.LOST})
 def failures(window: Window, judged: Sequence[Judged], expected: Expectations) -> list[str]:
     """Every promise that was broken, with a few examples of each."""
     wrong = [*_recovery(window)]
-    for name, is_wrong in _promises(window, expected).items():
+    for name, is_wrong in _promises(window.fault, expected).items():
         found = [one for one in judged if is_wrong(one)]
         examples = "; ".join(_example(one, window, expected) for one in found[:MAX_EXAMPLES])
         wrong += [f"{len(found)} {name}: {examples}"] if found else []
     return wrong
 
 
-def _promises(window: Window, expected: Expectations) -> dict[str, Callable[[Judged], bool]]:
+def _promises(fault: Fault, expected: Expectations) -> dict[str, Callable[[Judged], bool]]:
     return {
         "hung past their deadline": lambda one: one.verdict.outcome is Outcome.HUNG,
         "malformed": lambda one: one.verdict.outcome is Outcome.BROKEN,
@@ -108,13 +103,9 @@ def _promises(window: Window, expected: Expectations) -> dict[str, Callable[[Jud
             one.verdict.outcome is Outcome.LOST and not expected.may_be_lost(one.reply)
         ),
         "errors that this fault does not excuse": lambda one: (
-            one.verdict.outcome is Outcome.ERROR
-            and all(one.verdict.detail not in fault.codes for fault in window.faults_of(one.reply))
+            one.verdict.outcome is Outcome.ERROR and one.verdict.detail not in fault.codes
         ),
-        "degraded for no reason": lambda one: (
-            one.verdict.outcome is Outcome.DEGRADED
-            and not any(fault.may_degrade for fault in window.faults_of(one.reply))
-        ),
+        "degraded for no reason": lambda one: one.verdict.outcome is Outcome.DEGRADED and not fault.may_degrade,
         "with scores that nobody computed": lambda one: bool(invented(one.verdict, expected.at_rest)),
         "from another index than is open": lambda one: (
             bool(one.verdict.index_version)

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -82,7 +82,7 @@ async def break_things(stack: Stack, pool: Pool, faults: Sequence[Fault], plan: 
         asking = group.create_task(load.run(ends))
         await asyncio.sleep(plan.quiet_s)
         for fault in faults:
-            windows.append(await _window(stack, fault, plan))
+            windows.append(await _window(stack, load, fault, plan))
             _tell(windows[-1])
         while load.num_sent < plan.num_requests:  # noqa: ASYNC110 (a count sets no event)
             await asyncio.sleep(0.1)
@@ -93,8 +93,6 @@ async def break_things(stack: Stack, pool: Pool, faults: Sequence[Fault], plan: 
     judged = [Judged(ask, reply, judge(ask, reply)) for ask, reply in load.replies]
     at_rest = await scores_at_rest(stack, {pair for one in judged for pair in one.verdict.scores})
     expected = Expectations(at_rest, stack.may_be_lost, stack.index_version_at)
-    nexts = [*(window.fault for window in windows[1:]), None]
-    windows = [replace(window, then=then) for window, then in zip(windows, nexts, strict=True)]
     rows = [row(window, judged, observer.sightings, expected) for window in windows]
     wrong = [f"{one.fault}: {failure}" for one in rows for failure in one.failures]
     restless = {name: value for name, value in observer.sightings[-1].gauges.items() if name in AT_REST and value}
@@ -110,7 +108,8 @@ async def fill_caches(stack: Stack, pool: Pool) -> None:
             await http.post(ask.path, json={**ask.body, "deadline_ms": 30_000})
 
 
-async def _window(stack: Stack, fault: Fault, plan: Plan) -> Window:
+async def _window(stack: Stack, load: Load, fault: Fault, plan: Plan) -> Window:
+    await load.drained()
     begun_s = time.monotonic()
     await fault.begin(stack)
     await asyncio.sleep(plan.lasts * fault.lasts_s)

@@ -62,15 +62,6 @@ def test_a_broken_promise_is_a_failure(verdict: Verdict, failure: str) -> None:
     assert "rerank sent at +1.00 s" in said
 
 
-def test_who_ends_in_the_next_fault_s_time_may_be_excused_by_it() -> None:
-    window = replace(WINDOW, then=replace(FAULT, codes=frozenset({"index_unavailable"})))
-    error = Verdict(Outcome.ERROR, "index_unavailable")
-    assert row(window, [judged(error, 9.95)], [], EXPECTED).failures == []
-    for early in (row(window, [judged(error, 9.0)], [], EXPECTED), row(WINDOW, [judged(error, 9.95)], [], EXPECTED)):
-        (said,) = early.failures
-        assert "does not excuse" in said
-
-
 @pytest.mark.parametrize(
     ("window", "failure"),
     [
